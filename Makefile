@@ -1,0 +1,44 @@
+# Everything runs from one virtual environment, .venv, which `make setup` creates.
+
+PYTHON ?= python3
+DEVICE ?= auto
+MODEL ?= lladav-tiny
+PORT ?= 8000
+ARGS ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+SETUP_INPUTS := pyproject.toml setup.py tools/setup_env.py tools/repack_cpu_wheel.py
+# The stamp is named after the content of these files and the location of the
+# checkout, so that a touched file costs nothing and a moved checkout is set up anew.
+FINGERPRINT := $(firstword $(shell { pwd; cat $(SETUP_INPUTS); } | cksum))
+STAMP := $(VENV)/.setup-$(FINGERPRINT)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test lint clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@echo "Variables: PYTHON, DEVICE (auto, cpu, cuda), MODEL, PORT, ARGS, PYTEST_ARGS"
+
+setup: $(STAMP) ## Create .venv with vLLM and this project (quick when done before)
+
+$(STAMP):
+	$(PYTHON) tools/setup_env.py --venv $(VENV) --device $(DEVICE)
+	@rm -f $(VENV)/.setup-*
+	@touch $@
+
+serve: $(STAMP) ## Serve MODEL on PORT; further flags in ARGS
+	$(VENV)/bin/vllm serve --model $(MODEL) --plugin pruning --port $(PORT) $(ARGS)
+
+test: $(STAMP) ## Run the tests; further flags in PYTEST_ARGS
+	$(VENV)/bin/pytest $(PYTEST_ARGS)
+
+lint: $(STAMP) ## Check style, formatting and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean: ## Remove caches and build output (delete .venv by hand to set up anew)
+	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runtime patches of vLLM, one per file.
+
+Each module has one function ``apply()``, which is idempotent, and a docstring
+that says what is patched, why, what else is affected, and when the patch can
+go. :func:`apply_all` is called once in every process by ``plugin.register``.
+All of them leave other models alone.
+"""
+
+from importlib import import_module
+
+PATCHES = (
+    "cpu_kernels",
+    "engine_arguments",
+    "chat_tools",
+    "request_validation",
+    "default_sampling",
+    "denoising_metrics",
+)
+
+
+def apply_all() -> None:
+    """Apply every patch; a second call changes nothing."""
+    for name in PATCHES:
+        import_module(f"{__name__}.{name}").apply()

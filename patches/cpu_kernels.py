@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Model Runner V2 on a CPU without Triton.
+
+Why: the denoising hooks exist in Model Runner V2 only, whose bookkeeping
+kernels are written in Triton; there is no Triton for CPUs on the package index.
+How: torch functions stand in for the kernels that a step reaches, through
+vLLM's own ``register_kernels`` where they take tensors, and as two methods of
+``BlockTables`` where they take raw pointers.
+Affects: nothing but Model Runner V2 on CPUs, which does not start without it.
+Can go: when vLLM's CPU build brings these kernels or a Triton.
+"""
+
+import functools
+from typing import Any
+
+import torch
+
+Tensor = torch.Tensor
+
+PAD_SLOT_ID = -1
+
+_INPUT_BATCH = "vllm.v1.worker.gpu.input_batch."
+
+
+def apply() -> None:
+    from vllm.platforms import current_platform
+    from vllm.triton_utils import HAS_TRITON, triton
+
+    if not current_platform.is_cpu() or HAS_TRITON:
+        return
+    from vllm.triton_utils.dispatcher import register_kernels
+    from vllm.v1.worker.gpu.block_table import BlockTables
+
+    if BlockTables.gather_block_tables is gather_block_tables:
+        return
+    triton.next_power_of_2 = lambda n: 1 << (n - 1).bit_length()
+    register_kernels(
+        {
+            _INPUT_BATCH + "_prepare_pos_seq_lens_kernel": prepare_pos_seq_lens,
+            _INPUT_BATCH + "_prepare_prefill_inputs_kernel": prepare_prefill_inputs,
+            _INPUT_BATCH
+            + "_combine_sampled_and_draft_tokens_kernel": combine_sampled_and_draft,
+            _INPUT_BATCH + "_expand_idx_mapping_kernel": expand_idx_mapping,
+            _INPUT_BATCH + "_post_update_kernel": post_update,
+            "vllm.v1.worker.gpu.buffer_utils._apply_write_kernel": apply_write,
+        }
+    )
+    BlockTables.gather_block_tables = gather_block_tables
+    BlockTables.compute_slot_mappings = compute_slot_mappings
+    _allow_for_lladav()
+
+
+def _allow_for_lladav() -> None:
+    """Lift the check with which vLLM refuses Model Runner V2 without Triton.
+
+    It would then become the default of all models; those other than LLaDA-V
+    reach kernels that have no stand-in here.
+    """
+    import vllm.config.vllm as config_module
+    from vllm.config import VllmConfig
+
+    from vllm_lladav.model.config import ARCHITECTURE
+
+    unsupported_features = VllmConfig._get_v2_model_runner_unsupported_features
+
+    @functools.wraps(unsupported_features)
+    def with_missing_kernels(self: Any) -> list[str]:
+        unsupported = unsupported_features(self)
+        model_config = self.model_config
+        if model_config is None or model_config.architecture != ARCHITECTURE:
+            unsupported = [*unsupported, "this model on a CPU without Triton"]
+        return unsupported
+
+    VllmConfig._get_v2_model_runner_unsupported_features = with_missing_kernels
+    config_module.HAS_TRITON = True
+
+
+def prepare_pos_seq_lens(
+    pos: Tensor,
+    seq_lens: Tensor,
+    idx_mapping: Tensor,
+    query_start_loc: Tensor,
+    num_computed_tokens: Tensor,
+    max_num_reqs: int,
+    BLOCK_SIZE: int,
+) -> None:
+    num_reqs = len(idx_mapping)
+    starts = query_start_loc[: num_reqs + 1].long()
+    lens = starts.diff()
+    computed = num_computed_tokens[idx_mapping].long()
+    seq_lens[:num_reqs] = computed + lens
+    seq_lens[num_reqs:max_num_reqs] = 0
+    total = int(starts[-1])
+    offsets = torch.repeat_interleave(computed - starts[:-1], lens, output_size=total)
+    torch.add(torch.arange(total), offsets, out=pos[:total])
+
+
+def prepare_prefill_inputs(
+    input_ids: Tensor,
+    next_prefill_tokens: Tensor,
+    next_prefill_tokens_stride: int,
+    num_lookahead: int,
+    idx_mapping: Tensor,
+    query_start_loc: Tensor,
+    all_token_ids: Tensor,
+    all_token_ids_stride: int,
+    prefill_lens: Tensor,
+    num_computed_tokens: Tensor,
+    *_: Any,
+    **__: Any,
+) -> None:
+    starts = query_start_loc.tolist()
+    for i, slot in enumerate(idx_mapping.tolist()):
+        prefill_len = int(prefill_lens[slot])
+        computed = int(num_computed_tokens[slot])
+        if computed >= prefill_len:
+            continue
+        start, end = starts[i], starts[i + 1]
+        count = min(end - start, all_token_ids.shape[1] - computed)
+        input_ids[start : start + count] = all_token_ids[
+            slot, computed : computed + count
+        ]
+        for ahead in range(num_lookahead):
+            position = computed + end - start + ahead
+            next_prefill_tokens[ahead, slot] = (
+                all_token_ids[slot, position] if position < prefill_len else 0
+            )
+
+
+def combine_sampled_and_draft(
+    input_ids: Tensor,
+    idx_mapping: Tensor,
+    last_sampled_tokens: Tensor,
+    query_start_loc: Tensor,
+    seq_lens: Tensor,
+    prefill_len: Tensor,
+    draft_tokens: Tensor,
+    draft_tokens_stride: int,
+    cu_num_logits: Tensor,
+    logits_indices: Tensor,
+    BLOCK_SIZE: int,
+    NUM_NEW_SAMPLED_TOKENS: int = 1,
+) -> None:
+    if len(logits_indices) == 0:
+        return
+    ends = query_start_loc.tolist()
+    cu_logits = cu_num_logits.tolist()
+    for i, slot in enumerate(idx_mapping.tolist()):
+        num_logits = cu_logits[i + 1] - cu_logits[i]
+        num_drafts = num_logits - NUM_NEW_SAMPLED_TOKENS
+        end = ends[i + 1]
+        logits_indices[cu_logits[i] : cu_logits[i + 1]] = torch.arange(
+            end - num_logits, end
+        )
+        seq_len = int(seq_lens[i])
+        if seq_len <= int(prefill_len[slot]):
+            continue
+        if NUM_NEW_SAMPLED_TOKENS and seq_len - num_logits >= int(prefill_len[slot]):
+            input_ids[end - num_logits] = last_sampled_tokens[slot, 0]
+        if num_drafts > 0:
+            input_ids[end - num_drafts : end] = draft_tokens[slot, :num_drafts]
+
+
+def expand_idx_mapping(
+    idx_mapping: Tensor,
+    expanded_idx_mapping: Tensor,
+    expanded_local_pos: Tensor,
+    cu_num_logits: Tensor,
+    BLOCK_SIZE: int,
+) -> None:
+    total = len(expanded_idx_mapping)
+    if total == 0:
+        return
+    starts = cu_num_logits[: len(idx_mapping) + 1].long()
+    lens = starts.diff()
+    expanded_idx_mapping.copy_(
+        torch.repeat_interleave(idx_mapping, lens, output_size=total)
+    )
+    expanded_local_pos.copy_(
+        torch.arange(total)
+        - torch.repeat_interleave(starts[:-1], lens, output_size=total)
+    )
+
+
+def post_update(
+    idx_mapping: Tensor,
+    num_computed_tokens: Tensor,
+    last_sampled_tokens: Tensor,
+    output_bin_counts: Tensor | None,
+    output_bin_counts_stride: int,
+    sampled_tokens: Tensor,
+    sampled_tokens_stride: int,
+    num_sampled: Tensor,
+    num_rejected: Tensor,
+    query_start_loc: Tensor | None,
+    all_token_ids: Tensor,
+    all_token_ids_stride: int,
+    total_len: Tensor,
+    num_warps: int,
+) -> None:
+    assert output_bin_counts is None, "penalties are not supported"
+    valid = idx_mapping >= 0
+    slots = idx_mapping[valid]
+    computed_delta = -num_rejected[valid]
+    if query_start_loc is not None:
+        query_lens = query_start_loc[: len(idx_mapping) + 1].diff()
+        computed_delta = computed_delta + query_lens[valid]
+    num_computed_tokens[slots] += computed_delta.to(num_computed_tokens.dtype)
+    for i in num_sampled.nonzero()[:, 0].tolist():
+        slot = int(idx_mapping[i])
+        if slot < 0:
+            continue
+        count, length = int(num_sampled[i]), int(total_len[slot])
+        last_sampled_tokens[slot, 0] = sampled_tokens[i, count - 1]
+        total_len[slot] = length + count
+        room = min(count, all_token_ids.shape[1] - length)
+        all_token_ids[slot, length : length + room] = sampled_tokens[i, :room]
+
+
+def apply_write(
+    output: Tensor,
+    output_stride: int,
+    indices: Tensor,
+    starts: Tensor,
+    contents: Tensor,
+    cu_lens: Tensor,
+    group_ids: Tensor,
+    BLOCK_SIZE: int,
+    MULTI_GROUP: bool,
+) -> None:
+    assert not MULTI_GROUP, "one KV cache group only"
+    rows = output.view(-1, 1) if output.dim() == 1 else output
+    begin = 0
+    for row, start, end in zip(
+        indices.tolist(), starts.tolist(), cu_lens.tolist(), strict=True
+    ):
+        rows[row, start : start + end - begin] = contents[begin:end].to(rows.dtype)
+        begin = end
+
+
+def gather_block_tables(
+    self: Any,
+    idx_mapping: Tensor,
+    num_reqs_padded: int,
+    out: tuple[Tensor, ...] | None = None,
+    out_ptrs: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """``BlockTables.gather_block_tables``: rows of the batch, padded with zeros."""
+    tables = tuple(self.input_block_tables) if out is None else out
+    num_reqs = len(idx_mapping)
+    for group, table in enumerate(tables):
+        widths = self.num_blocks.gpu[group][idx_mapping]
+        width = int(widths.max()) if num_reqs else 0
+        rows = self.block_tables[group].gpu[idx_mapping, :width]
+        valid = torch.arange(width) < widths[:, None]
+        table[:num_reqs, :width] = torch.where(valid, rows, table[:num_reqs, :width])
+        table[num_reqs:num_reqs_padded] = 0
+    return tuple(table[:num_reqs_padded] for table in tables)
+
+
+def compute_slot_mappings(
+    self: Any,
+    idx_mapping: Tensor,
+    query_start_loc: Tensor,
+    positions: Tensor,
+    num_tokens_padded: int,
+    out: Tensor | None = None,
+) -> Tensor:
+    """``BlockTables.compute_slot_mappings``: ``[groups, tokens]``."""
+    slot_mappings = self.slot_mappings if out is None else out
+    starts = query_start_loc[: len(idx_mapping) + 1].long()
+    total = int(starts[-1])
+    rows = torch.repeat_interleave(idx_mapping, starts.diff(), output_size=total)
+    used = positions[:total]
+    for group, block_size in enumerate(self.block_sizes):
+        blocks = self.block_tables[group].gpu[rows, used // block_size].long()
+        slots = blocks * block_size + used % block_size
+        # Index -1 stands for a dummy request, which owns no blocks.
+        slot_mappings[group, :total] = slots.masked_fill_(rows < 0, PAD_SLOT_ID)
+        slot_mappings[group, total:num_tokens_padded] = PAD_SLOT_ID
+    return slot_mappings[:, :num_tokens_padded]

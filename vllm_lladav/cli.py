@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plugin's flags in ``vllm serve`` and its model aliases."""
+
+import os
+from argparse import Namespace
+from dataclasses import fields
+from typing import Any
+
+from vllm_lladav.config import ADDITIONAL_CONFIG_KEY, PLUGINS, ServerConfig
+from vllm_lladav.denoising.params import REMASKING
+
+OFFICIAL_CHECKPOINT = "GSAI-ML/LLaDA-V"
+MODEL_ENV = "VLLM_LLADAV_MODEL"
+MODEL_ALIASES = ("lladav", "lladav-tiny")
+
+
+def resolve_alias(alias: str) -> str:
+    """Model name or directory that an alias stands for.
+
+    ``lladav`` is the directory in ``VLLM_LLADAV_MODEL`` or the official
+    checkpoint on the hub; ``lladav-tiny`` is a small random checkpoint in the
+    official format, written to the cache directory on first use.
+    """
+    if alias == "lladav-tiny":
+        from vllm_lladav.tiny import ensure_checkpoint
+
+        return str(ensure_checkpoint())
+    return os.environ.get(MODEL_ENV) or OFFICIAL_CHECKPOINT
+
+
+def add_arguments(parser: Any) -> None:
+    """Add the argument group to vLLM's parser."""
+    defaults = ServerConfig()
+    group = parser.add_argument_group(
+        title="LLaDA-V",
+        description="Defaults and limits of masked-diffusion decoding. A request "
+        "overrides the defaults through vllm_xargs.",
+    )
+
+    def add(name: str, text: str, **kwargs: Any) -> None:
+        default = getattr(defaults, name)
+        group.add_argument(
+            "--" + name.replace("_", "-"),
+            default=None,
+            help=f"{text} (default: {default})",
+            **kwargs,
+        )
+
+    add("plugin", "What the engine does beyond exact denoising.", choices=PLUGINS)
+    add(
+        "gen_length",
+        "Canvas length, in tokens, of a request without max_tokens or gen_length.",
+        type=int,
+    )
+    add(
+        "block_length",
+        "Largest block of the canvas of a request without block_length; canvases "
+        "are rounded up to whole blocks and answers cut.",
+        type=int,
+    )
+    add(
+        "tokens_per_step",
+        "Canvas positions unmasked per denoising step of a request without steps.",
+        type=int,
+    )
+    add(
+        "remasking",
+        "Which positions keep their prediction: the most confident or random ones.",
+        choices=REMASKING,
+    )
+    add("max_gen_length", "Longest canvas that a request may ask for.", type=int)
+
+
+def merge_arguments(
+    args: Namespace, additional_config: dict[str, Any] | None
+) -> dict[str, Any]:
+    """``additional_config`` with the flags that were given in it, validated."""
+    given = {
+        field.name: value
+        for field in fields(ServerConfig)
+        if (value := getattr(args, field.name, None)) is not None
+    }
+    merged = dict(additional_config or {})
+    if given:
+        merged[ADDITIONAL_CONFIG_KEY] = {
+            **merged.get(ADDITIONAL_CONFIG_KEY, {}),
+            **given,
+        }
+    if ADDITIONAL_CONFIG_KEY in merged:
+        ServerConfig.from_values(merged[ADDITIONAL_CONFIG_KEY])
+    return merged
+
+
+def refuse(asked_for: dict[str, object]) -> None:
+    """Raise ``ValueError`` if the user asked for what denoising cannot do.
+
+    Every step recomputes tokens that all others attend to: a prompt can neither
+    be processed in chunks nor shared as a prefix.
+    """
+    flags = [flag for flag, value in asked_for.items() if value]
+    if flags:
+        raise ValueError(f"LLaDA-V cannot be served with {', '.join(flags)}")

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The canvas of one request: which positions are masks, and what happens next.
+
+A :class:`Canvas` is the state that the official ``generate_with_embeds`` loop
+keeps in local variables. It knows no engine, no batch and no logits: every
+denoising step it names the positions that need a prediction
+(:meth:`Canvas.candidates`) and takes the predictions (:meth:`Canvas.transfer`).
+Everything is a deterministic function of the request and the predictions, so
+all tensor-parallel ranks, and a preempted request that starts again, agree.
+"""
+
+from collections.abc import Callable
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+from vllm_lladav.denoising.params import DenoisingParams
+from vllm_lladav.denoising.unmasking import (
+    find_sequence,
+    select_transfers,
+    transfer_counts,
+)
+
+Predict = Callable[[np.ndarray], np.ndarray]
+"""Positions ``[n]`` -> predicted tokens ``[n]`` (both int64)."""
+
+
+class FinishMark(IntEnum):
+    """Closes a finished request's token list on its way to the scheduler.
+
+    vLLM's step output carries token ids only; negative ids are free. A stop
+    string is marked with ``STOP_STRING - index`` of the string in the request.
+    """
+
+    LENGTH = -1
+    END_TOKEN = -2
+    STOP_STRING = -3
+
+
+class Canvas:
+    """One request's tokens while it is denoised.
+
+    Positions are absolute: prompt ``[0, P)``, canvas ``[P, P + gen_length)``,
+    then the generation suffix.
+
+    Args:
+        params: the request.
+        prompt_token_ids: ``[P]``; image placeholders are ordinary ids here.
+        mask_token_id: of the checkpoint.
+        num_emitted: answer tokens that the scheduler has already, after a
+            preemption; they are not emitted again.
+    """
+
+    def __init__(
+        self,
+        params: DenoisingParams,
+        prompt_token_ids: list[int],
+        mask_token_id: int,
+        num_emitted: int = 0,
+    ) -> None:
+        self.params = params
+        self.mask_token_id = mask_token_id
+        self.prompt_len = len(prompt_token_ids)
+        self.canvas_end = self.prompt_len + params.gen_length
+        self.token_ids = np.full(  # [P + C + suffix], int64
+            self.canvas_end + len(params.suffix_token_ids), mask_token_id, np.int64
+        )
+        self.token_ids[: self.prompt_len] = prompt_token_ids
+        self.token_ids[self.canvas_end :] = params.suffix_token_ids
+        self.prompt_has_masks = mask_token_id in prompt_token_ids
+        self.step = 0
+        self.finished = False
+        self._num_emitted = num_emitted
+        # A stop sequence may still begin in the last tokens before a mask.
+        self._held_back = max(map(len, params.stop_sequences), default=1) - 1
+        self._stop: int | None = None
+        self._sequence_found = False
+        self._stop_mark = int(FinishMark.LENGTH)
+        self._enter_block(0)
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def generated(self) -> np.ndarray:
+        """Canvas tokens, masks included: ``[gen_length]``, int64."""
+        return self.token_ids[self.prompt_len : self.canvas_end]
+
+    @property
+    def tail(self) -> np.ndarray:
+        """Canvas and suffix tokens: ``[gen_length + suffix]``, int64."""
+        return self.token_ids[self.prompt_len :]
+
+    def candidates(self) -> np.ndarray:
+        """Masks that this step may transfer, ascending: ``[n]``, int64.
+
+        Masks of earlier blocks and of the prompt are among them; masks of later
+        blocks and, once a stop was found, of everything from there on are not.
+        """
+        limit = self._block_end if self._stop is None else self._stop
+        return np.flatnonzero(self.token_ids[:limit] == self.mask_token_id)
+
+    def transfer(
+        self,
+        candidates: np.ndarray,
+        tokens: np.ndarray,
+        confidence: torch.Tensor,
+        predict: Predict,
+    ) -> np.ndarray:
+        """End the step: unmask the most confident candidates.
+
+        Args:
+            candidates: what :meth:`candidates` returned: ``[n]``.
+            tokens: predicted token of each: ``[n]``, int64.
+            confidence: of each: ``[n]``, float64, on the CPU.
+            predict: predicts masks outside of the candidates; called only when
+                there are fewer candidates than transfers.
+
+        Returns:
+            The positions that were transferred, ascending: ``[k]``.
+        """
+        count = self._counts[self._step_in_block]
+        selected = select_transfers(
+            torch.from_numpy(candidates), confidence, count, len(self)
+        ).numpy()
+        selected = np.sort(selected[self.token_ids[selected] == self.mask_token_id])
+        place = np.searchsorted(candidates, selected)
+        known = place < len(candidates)
+        known[known] = candidates[place[known]] == selected[known]
+        self.token_ids[selected[known]] = tokens[place[known]]
+        if not known.all():
+            overflow = selected[~known]
+            self.token_ids[overflow] = predict(overflow)
+        self.step += 1
+        self._step_in_block += 1
+        self._find_stop()
+        self._advance()
+        return selected
+
+    def take_output(self) -> list[int]:
+        """Answer tokens that became final and were not emitted yet.
+
+        The last list of a request ends with its :class:`FinishMark`.
+        """
+        num_final = self._num_final()
+        output = self.generated[self._num_emitted : num_final].tolist()
+        self._num_emitted += len(output)
+        if not self.finished:
+            return output
+        suffix = list(self.params.suffix_token_ids)
+        stopped = self._stop is not None and self._answer_len() == num_final
+        mark = self._stop_mark if stopped else int(FinishMark.LENGTH)
+        return [*output, *suffix[max(self._num_emitted - num_final, 0) :], mark]
+
+    def _num_final(self) -> int:
+        """Length of the answer's prefix that no later step can change or cut."""
+        limit = min(self._answer_len(), self.params.max_answer_tokens)
+        if self.finished:
+            return limit
+        masks = np.flatnonzero(self.generated == self.mask_token_id)
+        prefix = int(masks[0]) if len(masks) else self.params.gen_length
+        return max(min(prefix - self._held_back, limit), 0)
+
+    def _answer_len(self) -> int:
+        end = self.canvas_end if self._stop is None else self._stop
+        return end - self.prompt_len
+
+    def _enter_block(self, block: int) -> None:
+        self._block = block
+        self._block_start = self.prompt_len + block * self.params.block_length
+        self._block_end = self._block_start + self.params.block_length
+        self._step_in_block = 0
+        self._counts = transfer_counts(
+            self._num_masks(self._block_start, self._block_end),
+            self.params.steps_per_block,
+        )
+
+    def _num_masks(self, start: int, end: int) -> int:
+        return int(np.count_nonzero(self.token_ids[start:end] == self.mask_token_id))
+
+    def _find_stop(self) -> None:
+        """Move the stop to where a stop sequence stands in the canvas now.
+
+        The request's own sequences follow the official search: in their order,
+        and no further than the first one once any was found. The end token
+        that bounds an answer by default is always looked for.
+        """
+        for index, sequence in enumerate(self.params.stop_sequences):
+            start = find_sequence(self.generated, sequence)
+            self._move_stop(start, FinishMark.STOP_STRING - index)
+            self._sequence_found |= start is not None
+            if self._sequence_found:
+                break
+        if self.params.end_token_id is not None:
+            start = find_sequence(self.generated, (self.params.end_token_id,))
+            self._move_stop(start, FinishMark.END_TOKEN)
+
+    def _move_stop(self, start: int | None, mark: int) -> None:
+        if start is None:
+            return
+        position = self.prompt_len + start
+        if self._stop is None or position < self._stop:
+            self._stop = position
+            self._stop_mark = mark
+
+    def _advance(self) -> None:
+        """Go to the next step that has something to do, or finish."""
+        if self._stop is not None and self._num_masks(self.prompt_len, self._stop) == 0:
+            self.finished = True
+        elif self._num_final() == self.params.max_answer_tokens:
+            # What follows is cut off and cannot change what precedes it.
+            self.finished = True
+        while not self.finished and not self._block_continues():
+            next_start = self._block_end
+            if next_start == self.canvas_end or (
+                self._stop is not None and self._stop <= next_start
+            ):
+                self.finished = True
+            else:
+                self._enter_block(self._block + 1)
+
+    def _block_continues(self) -> bool:
+        return (
+            self._step_in_block < self.params.steps_per_block
+            # Counts never grow within a block: after a zero nothing happens.
+            and self._counts[self._step_in_block] > 0
+            and self._num_masks(self._block_start, self._block_end) > 0
+        )

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The validated denoising parameters of one request."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+REMASKING = ("low_confidence", "random")
+
+
+@dataclass(frozen=True)
+class DenoisingParams:
+    """What the official ``generate`` is called with, for one request.
+
+    Attributes:
+        gen_length: canvas positions; a multiple of ``block_length``.
+        block_length: positions that are finished before the next ones begin.
+        steps: denoising steps at most, over all blocks; a multiple of their number.
+        temperature: of the Gumbel noise; 0 is greedy.
+        remasking: rank positions by ``low_confidence`` or at ``random``.
+        seed: of the noise. None where nothing is random.
+        max_answer_tokens: the answer is cut to this length.
+        stop_sequences: token sequences that end the answer where they stand in
+            the canvas, in the order of the request.
+        end_token_id: ends the answer like a stop sequence; None to go on.
+        suffix_token_ids: fixed tokens behind the canvas, returned after the answer.
+    """
+
+    gen_length: int
+    block_length: int
+    steps: int
+    temperature: float
+    remasking: str
+    seed: int | None
+    max_answer_tokens: int
+    stop_sequences: tuple[tuple[int, ...], ...] = ()
+    end_token_id: int | None = None
+    suffix_token_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.gen_length % self.block_length == 0, self
+        assert self.steps % self.num_blocks == 0, self
+        assert 0 < self.max_answer_tokens <= self.gen_length, self
+        assert self.remasking in REMASKING, self
+        assert all(self.stop_sequences), self
+        assert self.is_random == (self.seed is not None), self
+
+    @property
+    def num_blocks(self) -> int:
+        return self.gen_length // self.block_length
+
+    @property
+    def steps_per_block(self) -> int:
+        return self.steps // self.num_blocks
+
+    @property
+    def is_random(self) -> bool:
+        return self.temperature > 0 or self.remasking == "random"
+
+    @property
+    def num_tail_tokens(self) -> int:
+        """Positions behind the prompt: canvas and suffix."""
+        return self.gen_length + len(self.suffix_token_ids)
+
+    def to_values(self) -> dict[str, Any]:
+        """As plain values, to be sent between processes. The seed stays out: with
+        ``n`` > 1 vLLM gives every sample its own ``SamplingParams.seed``."""
+        values = asdict(self)
+        del values["seed"]
+        return values
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any], seed: int | None) -> Self:
+        """The inverse of :meth:`to_values`; sequences may come as lists."""
+        return cls(
+            **{
+                **values,
+                "stop_sequences": tuple(map(tuple, values["stop_sequences"])),
+                "suffix_token_ids": tuple(values["suffix_token_ids"]),
+                "seed": seed,
+            }
+        )

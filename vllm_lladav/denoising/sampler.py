@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From hidden states to the next canvas, and what of it is the answer so far.
+
+Logits are computed here, not in vLLM's runner: only for the masks that this
+step may transfer, and in tiles of bounded size.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.gpu.sample.output import SamplerOutput
+
+from vllm_lladav.denoising.unmasking import (
+    chosen_probability,
+    greedy_tokens,
+    gumbel_tokens,
+)
+
+if TYPE_CHECKING:
+    from vllm_lladav.denoising.state import (
+        DenoisingRequest,
+        DenoisingState,
+        DenoisingStep,
+    )
+
+LOGITS_TILE_BYTES = 32 << 20
+"""Float32 logits that exist at once; 66 rows of the official vocabulary."""
+
+
+class DenoisingSampler:
+    """Takes the place of vLLM's sampler (``ModelState.custom_sampler``)."""
+
+    # What the runner reads of its sampler.
+    compute_nans = False
+    penalties_state = SimpleNamespace(output_bin_counts=None)
+
+    def __init__(self, state: "DenoisingState") -> None:
+        self._state = state
+        self._model: Any = state.model
+        config = state.model_config.hf_config
+        self._banned = torch.tensor(
+            [i for i in config.banned_token_ids if i < config.tokenizer_length],
+            device=state.device,
+        )
+        self._tile_rows = max(1, LOGITS_TILE_BYTES // (4 * config.tokenizer_length))
+
+    def add_request(self, req_idx: int, sampling_params: Any) -> None:
+        """The state has all that is needed."""
+
+    def apply_staged_writes(self) -> None:
+        """Nothing is staged."""
+
+    def __call__(self, logits: torch.Tensor, input_batch: InputBatch) -> SamplerOutput:
+        """End the denoising step of every request in the batch.
+
+        ``logits`` are the hidden states of vLLM's choice of rows
+        (``compute_logits`` of the model passes them through), used in warm-up
+        runs only.
+        """
+        step = self._state.take_step()
+        if step is None:
+            self._predict(logits[: self._tile_rows], [(None, len(logits))])
+            outputs: list[list[int]] = [[] for _ in range(input_batch.num_reqs)]
+        else:
+            outputs = self._unmask(step)
+        return self._pack(outputs, input_batch)
+
+    def _unmask(self, step: "DenoisingStep") -> list[list[int]]:
+        # A request may have ended while this step was already scheduled.
+        active = [
+            (request, start, request.canvas.candidates())
+            for request, start in zip(step.requests, step.starts, strict=True)
+            if not request.canvas.finished
+        ]
+        if not active:
+            return [[] for _ in step.requests]
+        tokens, confidence = self._predict_rows(
+            step,
+            np.concatenate([start + candidates for _, start, candidates in active]),
+            [(request, len(candidates)) for request, _, candidates in active],
+        )
+        outputs = {}
+        offset = 0
+        for request, start, candidates in active:
+            part = slice(offset, offset + len(candidates))
+            offset = part.stop
+            if request.canvas.params.remasking == "random":
+                confidence[part] = _random_confidence(request, len(candidates))
+            transferred = request.canvas.transfer(
+                candidates,
+                tokens[part],
+                confidence[part],
+                partial(self._predict_tokens, step, request, start),
+            )
+            in_prompt = transferred[transferred < request.canvas.prompt_len]
+            if len(in_prompt):
+                self._state.overwrite_prompt(request, in_prompt)
+            outputs[id(request)] = request.canvas.take_output()
+        return [outputs.get(id(request), []) for request in step.requests]
+
+    def _predict_tokens(
+        self,
+        step: "DenoisingStep",
+        request: "DenoisingRequest",
+        start: int,
+        positions: np.ndarray,
+    ) -> np.ndarray:
+        """Tokens at ``positions`` (``[n]``) of one request whose rows begin at
+        ``start``: ``[n]``, int64."""
+        segments = [(request, len(positions))]
+        return self._predict_rows(step, start + positions, segments)[0]
+
+    def _predict_rows(
+        self,
+        step: "DenoisingStep",
+        rows: np.ndarray,
+        segments: "list[tuple[DenoisingRequest, int]]",
+    ) -> tuple[np.ndarray, torch.Tensor]:
+        """Predict at rows of the batch, and fetch the result.
+
+        Returns:
+            Tokens ``[n]`` (int64) and confidence ``[n]`` (float64), on the CPU.
+        """
+        assert step.hidden_states is not None
+        index = async_tensor_h2d(rows, device=self._state.device, dtype=torch.int64)
+        tokens, confidence = self._predict(step.hidden_states[index], segments)
+        return tokens.cpu().numpy(), confidence.cpu()
+
+    def _predict(
+        self,
+        hidden_states: torch.Tensor,
+        segments: "Sequence[tuple[DenoisingRequest | None, int]]",
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predict a token and its confidence for every row.
+
+        Args:
+            hidden_states: ``[n, hidden]``.
+            segments: whose rows these are: (request, number of rows), in order.
+
+        Returns:
+            Tokens ``[n]`` (int64) and confidence ``[n]`` (float64).
+        """
+        owners = [owner for owner, count in segments for _ in range(count)]
+        tokens, confidence = [], []
+        for start in range(0, len(hidden_states), self._tile_rows):
+            tile = slice(start, start + self._tile_rows)
+            logits = self._model.compute_vocab_logits(hidden_states[tile])
+            logits.index_fill_(-1, self._banned, float("-inf"))
+            tile_tokens = greedy_tokens(logits)
+            noisy = [
+                (row, owner)
+                for row, owner in enumerate(owners[tile])
+                if owner is not None and owner.canvas.params.temperature > 0
+            ]
+            for row, owner in noisy:
+                noise = torch.empty(
+                    1, logits.shape[-1], dtype=torch.float64, device=logits.device
+                ).uniform_(generator=owner.generator)
+                tile_tokens[row] = gumbel_tokens(
+                    logits[row : row + 1], owner.canvas.params.temperature, noise
+                )
+            tokens.append(tile_tokens)
+            confidence.append(chosen_probability(logits, tile_tokens))
+        if not tokens:
+            device = self._state.device
+            return (
+                torch.empty(0, dtype=torch.int64, device=device),
+                torch.empty(0, dtype=torch.float64, device=device),
+            )
+        return torch.cat(tokens), torch.cat(confidence)
+
+    def _pack(self, outputs: list[list[int]], input_batch: InputBatch) -> SamplerOutput:
+        """As vLLM expects it: ``[num_reqs, width]`` tokens and counts."""
+        device = self._state.device
+        counts = np.array([len(output) for output in outputs], np.int32)
+        sampled = np.zeros((len(outputs), max(1, counts.max(initial=0))), np.int32)
+        for row, output in zip(sampled, outputs, strict=True):
+            row[: len(output)] = output
+        # Every step computes all of its tokens anew: "rejecting" them keeps the
+        # runner's number of computed tokens where it was.
+        query_lens = np.ascontiguousarray(input_batch.num_scheduled_tokens, np.int32)
+        return SamplerOutput(
+            sampled_token_ids=async_tensor_h2d(sampled, device=device),
+            logprobs_tensors=None,
+            num_nans=None,
+            num_sampled=async_tensor_h2d(counts, device=device),
+            num_rejected=async_tensor_h2d(query_lens, device=device),
+        )
+
+
+def _random_confidence(request: "DenoisingRequest", count: int) -> torch.Tensor:
+    """``[count]``, float64, on the CPU."""
+    generator = request.generator
+    assert generator is not None
+    return torch.rand(
+        count, dtype=torch.float64, device=generator.device, generator=generator
+    ).cpu()

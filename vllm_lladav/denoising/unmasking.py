@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arithmetic of unmasking, as pure functions on tensors and sequences.
+
+Source of the behaviour: ``generate_with_embeds`` of the official LLaDA-V code
+and the LLaDA paper (arXiv 2502.09992, section 2.4).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+
+def transfer_counts(num_masks: int, steps: int) -> tuple[int, ...]:
+    """How many positions each of ``steps`` denoising steps transfers.
+
+    ``num_masks // steps`` each; the remainder goes one each to the first steps
+    (12 masks in 5 steps: 3, 3, 2, 2, 2). The counts sum to ``num_masks``.
+    """
+    base, remainder = divmod(num_masks, steps)
+    return tuple(base + (step < remainder) for step in range(steps))
+
+
+def greedy_tokens(logits: torch.Tensor) -> torch.Tensor:
+    """Most likely token of every row: ``[n, vocab]`` -> ``[n]``, int64."""
+    return logits.argmax(dim=-1)
+
+
+def gumbel_tokens(
+    logits: torch.Tensor, temperature: float, uniform: torch.Tensor
+) -> torch.Tensor:
+    """Sample a token for every row: ``[n, vocab]`` -> ``[n]``, int64.
+
+    Args:
+        logits: ``[n, vocab]``, float32.
+        temperature: > 0.
+        uniform: ``[n, vocab]``, float64 in [0, 1): the noise to use.
+
+    The Gumbel-max trick in float64 (arXiv 2409.02908 shows that lower
+    precision changes the distribution).
+    """
+    return (logits.double().exp() / (-uniform.log()).pow(temperature)).argmax(dim=-1)
+
+
+def chosen_probability(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Softmax probability of one chosen token per row.
+
+    Args:
+        logits: ``[n, vocab]``, float32; overwritten.
+        tokens: ``[n]``, int64.
+
+    Returns:
+        ``[n]``, float64. Exponentials are taken in float32 and summed in
+        float64: no ``[n, vocab]`` float64 copy is made.
+    """
+    logits.sub_(logits.amax(dim=-1, keepdim=True))
+    chosen = logits.gather(-1, tokens[:, None])[:, 0].double().exp()
+    return chosen / logits.exp_().sum(dim=-1, dtype=torch.float64)
+
+
+def select_transfers(
+    candidates: torch.Tensor, confidence: torch.Tensor, count: int, length: int
+) -> torch.Tensor:
+    """Positions that are transferred in this step: ``[count]``, int64.
+
+    Args:
+        candidates: ``[n]``, int64, ascending positions that may be transferred.
+        confidence: ``[n]``, float64.
+        count: how many positions to return; may exceed ``n``.
+        length: of the whole sequence (prompt, canvas and suffix).
+
+    The official code runs ``torch.topk`` over the whole sequence with -inf at
+    every other position. When fewer than ``count`` positions are candidates it
+    still returns ``count`` positions, and which of the -inf ones it takes
+    depends on that layout. The same call on the same layout is what makes
+    these ties come out as they do there.
+    """
+    scores = torch.full((length,), float("-inf"), dtype=torch.float64)
+    scores[candidates] = confidence
+    return torch.topk(scores, count).indices
+
+
+def find_sequence(tokens: np.ndarray, pattern: Sequence[int]) -> int | None:
+    """First index at which ``pattern`` stands in ``tokens`` (``[n]``), or None."""
+    starts = np.arange(len(tokens) - len(pattern) + 1)
+    for offset, token in enumerate(pattern):
+        starts = starts[tokens[starts + offset] == token]
+    return int(starts[0]) if len(starts) else None

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Denoising statistics: counted by the scheduler, shown on ``/metrics``."""
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import Counter, Histogram
+from vllm.v1.metrics.loggers import StatLoggerBase
+from vllm.v1.spec_decode.metrics import SpecDecodingStats
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+STEP_SECONDS_BUCKETS = (
+    *(0.002, 0.005, 0.01, 0.02, 0.05),
+    *(0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0),
+)
+
+
+@dataclass
+class DenoisingStats(SpecDecodingStats):
+    """What one scheduler iteration did.
+
+    In the inherited fields, as vLLM uses them for diffusion models,
+    ``num_drafts`` counts denoising steps (one per request and iteration),
+    ``num_draft_tokens`` canvas positions and ``num_accepted_tokens`` committed
+    tokens.
+
+    Attributes:
+        step_seconds: from scheduling an iteration to having its output.
+        num_images: of the requests admitted.
+        num_images_encoded: those that were not in the encoder cache.
+        num_visual_tokens: prompt positions that images take, in requests admitted.
+    """
+
+    step_seconds: list[float] = field(default_factory=list)
+    num_images: int = 0
+    num_images_encoded: int = 0
+    num_visual_tokens: int = 0
+
+    @classmethod
+    def empty(cls) -> "DenoisingStats":
+        return cls(num_spec_tokens=0)
+
+
+@cache
+def _collectors() -> dict[str, Any]:
+    labels = ("model_name", "engine")
+
+    def counter(name: str, text: str) -> Counter:
+        return Counter(f"lladav:{name}", text, labels)
+
+    return {
+        "num_drafts": counter("denoising_steps", "Denoising steps, per request."),
+        "num_draft_tokens": counter(
+            "canvas_positions", "Canvas positions of all denoising steps."
+        ),
+        "num_accepted_tokens": counter(
+            "committed_tokens", "Answer tokens that became final."
+        ),
+        "num_images": counter("images", "Images in admitted requests."),
+        "num_images_encoded": counter(
+            "images_encoded", "Images encoded: those not found in the encoder cache."
+        ),
+        "num_visual_tokens": counter(
+            "visual_tokens", "Visual tokens in admitted requests."
+        ),
+        "step_seconds": Histogram(
+            "lladav:denoising_step_seconds",
+            "Time from scheduling an iteration to having its output.",
+            labels,
+            buckets=STEP_SECONDS_BUCKETS,
+        ),
+    }
+
+
+class DenoisingStatLogger(StatLoggerBase):
+    """Feeds :class:`DenoisingStats` to Prometheus; idle for other models.
+
+    Loaded by vLLM through the entry point group ``vllm.stat_logger_plugins``.
+    """
+
+    def __init__(self, vllm_config: "VllmConfig", engine_index: int = 0) -> None:
+        self._model_name = vllm_config.model_config.served_model_name
+        if isinstance(self._model_name, list):
+            self._model_name = self._model_name[0]
+        self._engine_index = engine_index
+
+    def record(
+        self,
+        scheduler_stats: Any,
+        iteration_stats: Any,
+        mm_cache_stats: Any = None,
+        engine_idx: int = 0,
+    ) -> None:
+        stats = scheduler_stats and scheduler_stats.spec_decoding_stats
+        if not isinstance(stats, DenoisingStats):
+            return
+        for name, collector in _collectors().items():
+            metric = collector.labels(self._model_name, str(engine_idx))
+            value = getattr(stats, name)
+            if isinstance(value, list):
+                for observation in value:
+                    metric.observe(observation)
+            else:
+                metric.inc(value)
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to say that vLLM does not say."""

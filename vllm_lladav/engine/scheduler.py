@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One denoising step of every running request per iteration.
+
+A request is admitted when its whole first step fits: all its tokens into the
+token budget and all its KV blocks into the pool. From then on it runs in every
+iteration until its canvas is done, so it never waits for blocks again. Requests
+are admitted strictly in the order of vLLM's queue (arrival, or priority): the
+first one that does not fit holds back those behind it, which is what keeps
+large requests from starving.
+"""
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from vllm.v1.core.kv_cache_manager import KVCacheBlocks
+from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
+from vllm.v1.core.sched.request_queue import SchedulingPolicy
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import (
+    EngineCoreEventType,
+    EngineCoreOutput,
+    EngineCoreOutputs,
+)
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request, RequestStatus
+
+from vllm_lladav.denoising.canvas import FinishMark
+from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.engine.metrics import DenoisingStats
+from vllm_lladav.request import STOPS_KEY, denoising_params
+
+
+@dataclass
+class _Progress:
+    """A request's plan and how many of its steps were dispatched."""
+
+    plan: StepPlan
+    num_dispatched: int = 0
+
+    @property
+    def exhausted(self) -> bool:
+        return self.num_dispatched >= self.plan.num_steps
+
+
+class DenoisingScheduler(Scheduler):
+    """vLLM's scheduler with denoising steps instead of prefill and decode.
+
+    Inherited as they are: queues, KV cache manager, encoder cache, preemption
+    bookkeeping, statistics, aborts.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.num_sampled_tokens_per_step = 0
+        self._progress: dict[str, _Progress] = {}
+        self._finish_marks: dict[str, int] = {}
+        self._stats = DenoisingStats.empty()
+        self._dispatch_times: deque[float] = deque()
+
+    # ------------------------------------------------------------- requests
+    def add_request(self, request: Request) -> None:
+        params = denoising_params(request.sampling_params)
+        self._progress[request.request_id] = _Progress(
+            StepPlan(params, request.num_prompt_tokens)
+        )
+        super().add_request(request)
+
+    def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        del self._progress[request.request_id]
+        return super()._free_request(request, *args, **kwargs)
+
+    def _preempt_request(
+        self, request: Request, timestamp: float, drop_stale_output: bool = False
+    ) -> None:
+        # The worker starts the canvas again and leaves out what it emitted
+        # before; output that is still on its way would be emitted twice.
+        super()._preempt_request(request, timestamp, drop_stale_output=True)
+        self._progress[request.request_id].num_dispatched = 0
+
+    # ------------------------------------------------------------- scheduling
+    def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
+        """Run every running request and admit what fits.
+
+        ``throttle_prefills`` balances prefills between data-parallel ranks;
+        every denoising step is alike, so there is nothing to throttle.
+        """
+        self.current_step += 1
+        self.kv_cache_manager.new_step_starts()
+        batch = _Batch(self._token_budget(), self.max_num_encoder_input_tokens)
+        for request in self.running:
+            self._schedule_running(request, batch)
+        if self._pause_state == PauseState.UNPAUSED:
+            while self.waiting and self._admit(self.waiting.peek_request(), batch):
+                pass
+        output = self._make_output(batch)
+        self._update_after_schedule(output)
+        return output
+
+    def _token_budget(self) -> int:
+        if self._pause_state == PauseState.PAUSED_ALL:
+            return 0
+        return self.max_num_scheduled_tokens
+
+    def _schedule_running(self, request: Request, batch: "_Batch") -> None:
+        progress = self._progress[request.request_id]
+        # With asynchronous scheduling all steps may be under way already, and a
+        # preempted request's old output may still be coming in.
+        if progress.exhausted or request.num_stale_output_tokens:
+            return
+        num_tokens = progress.plan.query_len(progress.num_dispatched)
+        if num_tokens <= batch.token_budget:
+            blocks = self.kv_cache_manager.empty_kv_cache_blocks
+            self._take(request, num_tokens, blocks, batch)
+            batch.running.append(request)
+
+    def _admit(self, request: Request, batch: "_Batch") -> bool:
+        """Admit the first waiting request if its whole first step fits."""
+        plan = self._progress[request.request_id].plan
+        num_tokens = plan.query_len(0)
+        if request.num_stale_output_tokens:
+            return False
+        blocks = None
+        if (
+            num_tokens <= batch.token_budget
+            and len(self.running) < self.max_num_active_reqs
+        ):
+            blocks = self._allocate(request, num_tokens, batch)
+        if blocks is None:
+            return self._make_room(request, batch)
+        self.waiting.pop_request()
+        self.running.append(request)
+        timestamp = time.monotonic()
+        if self.log_stats:
+            request.record_event(EngineCoreEventType.SCHEDULED, timestamp)
+        if request.prefill_stats and request.num_preemptions == 0:
+            request.prefill_stats.set(
+                num_prompt_tokens=request.num_prompt_tokens,
+                num_local_cached_tokens=0,
+                num_external_cached_tokens=0,
+            )
+        request.status = RequestStatus.RUNNING
+        self._take(request, num_tokens, blocks, batch)
+        batch.new.append(request)
+        return True
+
+    def _allocate(
+        self, request: Request, num_tokens: int, batch: "_Batch"
+    ) -> KVCacheBlocks | None:
+        """Reserve KV blocks and encoder work for a first step, all or nothing."""
+        request.num_computed_tokens = 0
+        images, num_covered, budget, _, duplicates = self._try_schedule_encoder_inputs(
+            request, 0, num_tokens, batch.encoder_budget
+        )
+        if num_covered < num_tokens:
+            self.encoder_cache_manager.free(request)
+            return None
+        blocks = self.kv_cache_manager.allocate_slots(
+            request, num_tokens, has_scheduled_reqs=bool(self.running)
+        )
+        if blocks is None:
+            self.encoder_cache_manager.free(request)
+            return None
+        self._allocate_encoder_inputs(request, images, duplicates)
+        batch.encoder_budget = budget
+        if images:
+            batch.encoder_inputs[request.request_id] = images
+        self._stats.num_images += len(request.mm_features)
+        self._stats.num_images_encoded += len(images)
+        self._stats.num_visual_tokens += sum(
+            feature.mm_position.length for feature in request.mm_features
+        )
+        return self.kv_cache_manager.get_blocks(request.request_id)
+
+    def _make_room(self, request: Request, batch: "_Batch") -> bool:
+        """Preempt the least important running request for a more important one.
+
+        Returns whether trying again makes sense.
+        """
+        if self.policy != SchedulingPolicy.PRIORITY or not self.running:
+            return False
+        victim = max(self.running, key=lambda r: (r.priority, r.arrival_time))
+        if victim.priority <= request.priority:
+            return False
+        self.running.remove(victim)
+        batch.drop(victim)
+        self._preempt_request(victim, time.monotonic())
+        return True
+
+    def _take(
+        self, request: Request, num_tokens: int, blocks: KVCacheBlocks, batch: "_Batch"
+    ) -> None:
+        progress = self._progress[request.request_id]
+        request.num_computed_tokens = progress.plan.num_computed(
+            progress.num_dispatched
+        )
+        batch.take(request, num_tokens, blocks)
+
+    def _make_output(self, batch: "_Batch") -> SchedulerOutput:
+        return SchedulerOutput(
+            scheduled_new_reqs=[
+                NewRequestData.from_request(
+                    request,
+                    batch.blocks[request.request_id].get_block_ids(),
+                    request._all_token_ids,
+                )
+                for request in batch.new
+            ],
+            scheduled_cached_reqs=self._make_cached_request_data(
+                batch.running, [], batch.num_tokens, {}, batch.blocks
+            ),
+            num_scheduled_tokens=batch.num_tokens,
+            total_num_scheduled_tokens=sum(batch.num_tokens.values()),
+            scheduled_spec_decode_tokens={},
+            scheduled_encoder_inputs=batch.encoder_inputs,
+            preempted_req_ids=self.reset_preempted_req_ids,
+            finished_req_ids=self.finished_req_ids,
+            free_encoder_mm_hashes=self.encoder_cache_manager.get_freed_mm_hashes(),
+            new_block_ids_to_zero=self._get_new_block_ids_to_zero(),
+            num_spec_tokens_to_schedule=0,
+            ec_manager_metadata=self.encoder_cache_manager.get_manager_metadata(),
+        )
+
+    def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
+        super()._update_after_schedule(scheduler_output)
+        if not scheduler_output.num_scheduled_tokens:
+            return
+        self._dispatch_times.append(time.monotonic())
+        for request_id in scheduler_output.num_scheduled_tokens:
+            # Advanced at dispatch, not on output: the next step can be
+            # scheduled while this one runs.
+            progress = self._progress[request_id]
+            progress.num_dispatched += 1
+            self._stats.num_drafts += 1
+            self._stats.num_draft_tokens += progress.plan.params.gen_length
+
+    # ------------------------------------------------------------- output
+    def update_from_output(
+        self,
+        scheduler_output: SchedulerOutput,
+        model_runner_output: ModelRunnerOutput,
+    ) -> dict[int, EngineCoreOutputs]:
+        if scheduler_output.num_scheduled_tokens:
+            self._stats.step_seconds.append(
+                time.monotonic() - self._dispatch_times.popleft()
+            )
+        self._strip_finish_marks(model_runner_output)
+        outputs = super().update_from_output(scheduler_output, model_runner_output)
+        for request_id in list(self._finish_marks):
+            self._finish_without_tokens(request_id, outputs)
+        return outputs
+
+    def _strip_finish_marks(self, output: ModelRunnerOutput) -> None:
+        """Take the workers' finish marks out of the token lists."""
+        if not output.sampled_token_ids:
+            return
+        for request_id, index in output.req_id_to_index.items():
+            token_ids = output.sampled_token_ids[index]
+            request = self.requests.get(request_id)
+            if token_ids and token_ids[-1] < 0:
+                mark = token_ids.pop()
+                if request is not None and not request.num_stale_output_tokens:
+                    self._finish_marks[request_id] = mark
+
+    def _update_request_with_output(
+        self, request: Request, new_token_ids: list[int], is_stale: bool = False
+    ) -> tuple[list[int], bool]:
+        for token_id in new_token_ids:
+            request.append_output_token_ids(token_id)
+        self._stats.num_accepted_tokens += len(new_token_ids)
+        mark = self._finish_marks.pop(request.request_id, None)
+        if mark is not None:
+            request.status, request.stop_reason = _finish_status(request, mark)
+        return new_token_ids, mark is not None
+
+    def _finish_without_tokens(
+        self, request_id: str, outputs: dict[int, EngineCoreOutputs]
+    ) -> None:
+        """Finish a request whose last step emitted nothing, such as one whose
+        answer is empty: vLLM looks at requests with new tokens only."""
+        mark = self._finish_marks.pop(request_id)
+        request = self.requests.get(request_id)
+        if request is None or request.is_finished():
+            return
+        status, stop_reason = _finish_status(request, mark)
+        events, prefill_stats = request.take_events(), request.take_prefill_stats()
+        self.finish_requests(request_id, status)
+        group = outputs.setdefault(request.client_index, EngineCoreOutputs())
+        group.outputs.append(
+            EngineCoreOutput(
+                request_id=request_id,
+                new_token_ids=[],
+                finish_reason=request.get_finished_reason(),
+                stop_reason=stop_reason,
+                events=events,
+                prefill_stats=prefill_stats,
+                trace_headers=request.trace_headers,
+            )
+        )
+
+    def make_stats(self, *args: Any, **kwargs: Any) -> Any:
+        denoising_stats, self._stats = self._stats, DenoisingStats.empty()
+        stats = super().make_stats(*args, **kwargs)
+        if stats is not None:
+            stats.spec_decoding_stats = denoising_stats
+        return stats
+
+
+class _Batch:
+    """What one iteration has scheduled so far, and what budget is left."""
+
+    def __init__(self, token_budget: int, encoder_budget: int) -> None:
+        self.token_budget = token_budget
+        self.encoder_budget = encoder_budget
+        self.running: list[Request] = []
+        self.new: list[Request] = []
+        self.num_tokens: dict[str, int] = {}
+        self.blocks: dict[str, KVCacheBlocks] = {}
+        self.encoder_inputs: dict[str, list[int]] = {}
+
+    def take(self, request: Request, num_tokens: int, blocks: KVCacheBlocks) -> None:
+        self.num_tokens[request.request_id] = num_tokens
+        self.blocks[request.request_id] = blocks
+        self.token_budget -= num_tokens
+
+    def drop(self, request: Request) -> None:
+        """Take back what :meth:`take` did for a running request.
+
+        Only running requests are preempted: those admitted in this iteration
+        precede the one that needs room in the queue's order.
+        """
+        if request in self.running:
+            self.running.remove(request)
+            del self.blocks[request.request_id]
+            self.token_budget += self.num_tokens.pop(request.request_id)
+
+
+def _finish_status(
+    request: Request, mark: int
+) -> tuple[RequestStatus, int | str | None]:
+    """vLLM's status and ``stop_reason`` for a worker's finish mark."""
+    if mark == FinishMark.LENGTH:
+        return RequestStatus.FINISHED_LENGTH_CAPPED, None
+    if mark == FinishMark.END_TOKEN:
+        return RequestStatus.FINISHED_STOPPED, None
+    assert request.sampling_params is not None
+    assert request.sampling_params.extra_args is not None
+    stops = request.sampling_params.extra_args[STOPS_KEY]
+    return RequestStatus.FINISHED_STOPPED, stops[FinishMark.STOP_STRING - mark]

@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Hugging Face config of the official LLaDA-V checkpoint, read as it is.
+
+``config.json`` of the checkpoint is one flat dictionary: a Llama-like decoder
+next to LLaVA's ``mm_*`` keys. Everything that the checkpoint states is taken
+from it; the few values that the official code keeps in Python are class-level
+defaults here, and a config file that carries them wins.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from transformers import AutoConfig, PretrainedConfig, SiglipVisionConfig
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig
+
+MODEL_TYPE = "llava_llada"
+ARCHITECTURE = "LlavaLLaDAModelLM"
+
+# Left to code by the official config.json; `tokenizer.json` agrees.
+DEFAULT_MASK_TOKEN_ID = 126336
+DEFAULT_BANNED_TOKEN_IDS = (126081, 126080, 126346, 126347)
+DEFAULT_EOT_TOKEN_ID = 126348
+
+# Geometry of google/siglip2-so400m-patch14-384, the tower of the released
+# checkpoint, whose config names it by its hub name and does not ship its config.
+SO400M_PATCH14_384: dict[str, Any] = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "num_channels": 3,
+    "image_size": 384,
+    "patch_size": 14,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "attention_dropout": 0.0,
+}
+_SO400M_NAME = re.compile(r"(^|/)siglip2?-so400m-patch14-384$")
+
+_ANYRES = re.compile(r"anyres(_max_([1-9]\d*))?")
+_PROJECTOR = re.compile(r"mlp([1-9]\d*)x_gelu")
+_PINPOINT_RANGE = re.compile(r"\((\d+)x(\d+)\)")
+
+
+class LladavConfig(PretrainedConfig):
+    """Config of ``LlavaLLaDAModelLM`` (``model_type: llava_llada``).
+
+    The decoder's sizes are top-level attributes, so the text config that vLLM
+    asks for is the config itself. ``vision_config`` is the tower named by
+    ``mm_vision_tower`` (see `resolve_vision_config`). Keys not listed in the
+    signature are kept as plain attributes.
+    """
+
+    model_type = MODEL_TYPE
+
+    def __init__(
+        self,
+        vocab_size: int = 126464,
+        hidden_size: int = 4096,
+        intermediate_size: int = 12288,
+        num_hidden_layers: int = 32,
+        num_attention_heads: int = 32,
+        num_key_value_heads: int | None = None,
+        head_dim: int | None = None,
+        hidden_act: str = "silu",
+        max_position_embeddings: int = 16384,
+        rms_norm_eps: float = 1e-5,
+        rope_theta: float = 500000.0,
+        rope_scaling: dict[str, Any] | None = None,
+        rope_parameters: dict[str, Any] | None = None,
+        attention_bias: bool = False,
+        tie_word_embeddings: bool = False,
+        tokenizer_model_max_length: int | None = None,
+        image_aspect_ratio: str = "anyres_max_4",
+        image_grid_pinpoints: list[list[int]] | str = "(1x1),...,(6x6)",
+        mm_vision_tower: str = "google/siglip2-so400m-patch14-384",
+        mm_vision_select_layer: int = -2,
+        mm_vision_select_feature: str = "patch",
+        mm_projector_type: str = "mlp2x_gelu",
+        mm_patch_merge_type: str = "spatial_unpad",
+        mm_hidden_size: int | None = None,
+        mm_resampler_type: str | None = None,
+        vision_config: dict[str, Any] | SiglipVisionConfig | None = None,
+        mask_token_id: int = DEFAULT_MASK_TOKEN_ID,
+        banned_token_ids: tuple[int, ...] | list[int] = DEFAULT_BANNED_TOKEN_IDS,
+        eot_token_id: int = DEFAULT_EOT_TOKEN_ID,
+        **kwargs: Any,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.intermediate_size = intermediate_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = num_key_value_heads or num_attention_heads
+        self.head_dim = head_dim or hidden_size // num_attention_heads
+        self.hidden_act = hidden_act
+        self.max_position_embeddings = max_position_embeddings
+        self.rms_norm_eps = rms_norm_eps
+        # transformers 5 reads RoPE from `rope_parameters`; the checkpoint still
+        # spells it `rope_theta` and `rope_scaling`.
+        self.rope_parameters = rope_parameters or {
+            "rope_type": "default",
+            **(rope_scaling or {}),
+            "rope_theta": rope_theta,
+        }
+        self.attention_bias = attention_bias
+        self.tokenizer_model_max_length = tokenizer_model_max_length
+        self.image_aspect_ratio = image_aspect_ratio
+        self.image_grid_pinpoints = image_grid_pinpoints
+        self.mm_vision_tower = mm_vision_tower
+        self.mm_vision_select_layer = mm_vision_select_layer
+        self.mm_vision_select_feature = mm_vision_select_feature
+        self.mm_projector_type = mm_projector_type
+        self.mm_patch_merge_type = mm_patch_merge_type
+        self.mm_resampler_type = mm_resampler_type
+        self.mask_token_id = mask_token_id
+        self.banned_token_ids = list(banned_token_ids)
+        self.eot_token_id = eot_token_id
+        self.tie_word_embeddings = tie_word_embeddings
+        # The released config names Llama 3's <bos>, which this vocabulary does
+        # not have. The tokenizer knows the right one.
+        if (kwargs.get("bos_token_id") or 0) >= vocab_size:
+            kwargs["bos_token_id"] = None
+        super().__init__(**kwargs)
+
+        if isinstance(vision_config, SiglipVisionConfig):
+            self.vision_config = vision_config
+        elif vision_config is not None:
+            self.vision_config = SiglipVisionConfig(**vision_config)
+        else:
+            self.vision_config = resolve_vision_config(
+                mm_vision_tower, self._name_or_path
+            )
+        self.mm_hidden_size = mm_hidden_size or self.vision_config.hidden_size
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """As inherited, and remember where the checkpoint is: the tower's
+        directory is relative to it."""
+        found, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        found.setdefault("name_or_path", str(pretrained_model_name_or_path))
+        return found, rest
+
+    @property
+    def rope_theta(self) -> float:
+        return self.rope_parameters["rope_theta"]
+
+    @rope_theta.setter
+    def rope_theta(self, value: float) -> None:
+        self.rope_parameters["rope_theta"] = value
+
+    @property
+    def tile_size(self) -> int:
+        """Side of a tile in pixels (384)."""
+        return _side(self.vision_config.image_size)
+
+    @property
+    def tile_grid(self) -> int:
+        """Side of a tile in visual tokens (27)."""
+        return self.tile_size // _side(self.vision_config.patch_size)
+
+    @property
+    def max_tiles(self) -> int | None:
+        """N of ``anyres_max_N``; None for plain ``anyres`` (never shrunk)."""
+        match = _ANYRES.fullmatch(self.image_aspect_ratio)
+        return int(match[2]) if match and match[2] else None
+
+    @property
+    def uses_anyres(self) -> bool:
+        return _ANYRES.fullmatch(self.image_aspect_ratio) is not None
+
+    @property
+    def pinpoints(self) -> tuple[tuple[int, int], ...]:
+        """Candidate (width, height) canvases in pixels, in the checkpoint's order."""
+        return parse_pinpoints(self.image_grid_pinpoints, self.tile_size)
+
+
+def _side(size: int | Sequence[int]) -> int:
+    """Side of a square that a tower's config gives as a number or a pair."""
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) != 1:
+        raise ValueError(
+            f"LLaDA-V config: the vision tower's size {size!r} is not supported; "
+            "allowed: squares"
+        )
+    return sides.pop()
+
+
+def parse_pinpoints(
+    value: Sequence[Sequence[int]] | str, tile_size: int
+) -> tuple[tuple[int, int], ...]:
+    """Read ``image_grid_pinpoints``: a list of (width, height) in pixels, the
+    text of such a list, or LLaVA's range ``"(1x1),...,(6x6)"`` counted in tiles.
+    """
+    if isinstance(value, str) and "x" in value:
+        corners = [(int(w), int(h)) for w, h in _PINPOINT_RANGE.findall(value)]
+        if not corners:
+            raise ValueError(
+                f"image_grid_pinpoints={value!r} is not a range such as "
+                "'(1x1),...,(6x6)'"
+            )
+        (w0, h0), (w1, h1) = corners[0], corners[-1]
+        return tuple(
+            (w * tile_size, h * tile_size)
+            for w in range(w0, w1 + 1)
+            for h in range(h0, h1 + 1)
+        )
+    if isinstance(value, str):
+        value = cast(Sequence[Sequence[int]], ast.literal_eval(value))
+    return tuple((int(w), int(h)) for w, h in value)
+
+
+def resolve_vision_config(tower: str, checkpoint: str) -> SiglipVisionConfig:
+    """Geometry of the vision tower that ``mm_vision_tower`` names.
+
+    A directory with a ``config.json``, absolute or inside the checkpoint, is
+    read. Otherwise the name is a hub name, and the only one whose geometry is
+    known is the released tower's, `SO400M_PATCH14_384`. The tower's own weights
+    are never read: the checkpoint carries the trained ones.
+
+    Raises:
+        ValueError: if neither applies.
+    """
+    for path in (Path(checkpoint) / tower, Path(tower)):
+        config_file = path / "config.json"
+        if tower and config_file.is_file():
+            found = json.loads(config_file.read_text(encoding="utf-8"))
+            geometry = dict(found.get("vision_config", found))
+            geometry.pop("model_type", None)
+            # Hub configs leave out values that equal SigLIP's own defaults,
+            # which are the defaults of SiglipVisionConfig.
+            return SiglipVisionConfig(**geometry)
+    if not _SO400M_NAME.search(tower.rstrip("/")):
+        raise ValueError(
+            f"LLaDA-V config: mm_vision_tower={tower!r} is not supported; allowed: "
+            "a directory with a SigLIP config.json, or a hub name ending in "
+            "siglip-so400m-patch14-384 or siglip2-so400m-patch14-384"
+        )
+    return SiglipVisionConfig(**SO400M_PATCH14_384)
+
+
+def validate_config(config: LladavConfig) -> None:
+    """Refuse what this package does not compute as the official code does.
+
+    Raises:
+        ValueError: naming the parameter, its value and what is allowed.
+    """
+
+    def require(ok: bool, name: str, value: object, allowed: str) -> None:
+        if not ok:
+            raise ValueError(
+                f"LLaDA-V config: {name}={value!r} is not supported; allowed: {allowed}"
+            )
+
+    def equals(name: str, *allowed: object, default: object = None) -> None:
+        value = getattr(config, name, default)
+        require(value in allowed, name, value, " or ".join(map(repr, allowed)))
+
+    vision = config.vision_config
+    equals("hidden_act", "silu")
+    equals("attention_bias", False)
+    equals("mlp_bias", False, default=False)
+    equals("tie_word_embeddings", False)
+    rope_type = config.rope_parameters.get("rope_type", "default")
+    require(rope_type == "default", "rope_scaling", config.rope_parameters, "null")
+    for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"):
+        value = getattr(config, name)
+        require(value > 0, name, value, "a positive integer")
+    require(
+        config.num_attention_heads % config.num_key_value_heads == 0,
+        "num_key_value_heads",
+        config.num_key_value_heads,
+        f"a divisor of num_attention_heads={config.num_attention_heads}",
+    )
+    require(
+        0 <= config.mask_token_id < config.vocab_size,
+        "mask_token_id",
+        config.mask_token_id,
+        f"0 to vocab_size-1={config.vocab_size - 1}",
+    )
+
+    equals("mm_vision_select_feature", "patch")
+    equals("mm_vision_select_layer", -2)
+    equals("mm_resampler_type", None, "identity")
+    equals("mm_spatial_pool_stride", None, default=None)
+    equals("mm_newline_position", "grid", default="grid")
+    equals("mm_use_im_start_end", False, default=False)
+    equals("mm_use_im_patch_token", False, default=False)
+    equals("mm_patch_merge_type", "spatial_unpad")
+    require(
+        projector_depth(config.mm_projector_type) is not None,
+        "mm_projector_type",
+        config.mm_projector_type,
+        "'linear' or 'mlpNx_gelu'",
+    )
+    require(
+        config.uses_anyres or config.image_aspect_ratio == "pad",
+        "image_aspect_ratio",
+        config.image_aspect_ratio,
+        "'anyres', 'anyres_max_N' or 'pad'",
+    )
+    try:
+        pinpoints = config.pinpoints
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise ValueError(
+            f"LLaDA-V config: image_grid_pinpoints={config.image_grid_pinpoints!r} "
+            f"cannot be read: {error}"
+        ) from error
+    require(
+        bool(pinpoints)
+        and all(s > 0 and s % config.tile_size == 0 for p in pinpoints for s in p),
+        "image_grid_pinpoints",
+        config.image_grid_pinpoints,
+        f"a non-empty list of positive multiples of {config.tile_size}",
+    )
+    require(
+        config.mm_hidden_size == vision.hidden_size,
+        "mm_hidden_size",
+        config.mm_hidden_size,
+        f"the tower's hidden_size={vision.hidden_size}",
+    )
+    require(vision.num_channels == 3, "vision num_channels", vision.num_channels, "3")
+    require(
+        vision.num_hidden_layers >= 2,
+        "vision num_hidden_layers",
+        vision.num_hidden_layers,
+        "at least 2 (features are taken before the last layer)",
+    )
+
+
+def projector_depth(projector_type: str) -> int | None:
+    """Number of linear layers of the projector, None if it is not supported."""
+    if projector_type == "linear":
+        return 1
+    match = _PROJECTOR.fullmatch(projector_type)
+    return int(match[1]) if match else None
+
+
+@lru_cache(maxsize=8)
+def _tokenizer_length(name: str, revision: str | None, trust_remote_code: bool) -> int:
+    from vllm.tokenizers import get_tokenizer
+
+    tokenizer = get_tokenizer(
+        name, revision=revision, trust_remote_code=trust_remote_code
+    )
+    return len(tokenizer)
+
+
+def tokenizer_length(model_config: "ModelConfig") -> int:
+    """``len(tokenizer)``: ids the model can read and predict.
+
+    The official loader shrinks the embedding and the head to this length
+    (126,464 rows in the file, 126,349 with the official tokenizer). It is also
+    the id that stands for an image in a prompt (see `image_token_id`).
+    """
+    return _tokenizer_length(
+        model_config.tokenizer,
+        model_config.tokenizer_revision,
+        model_config.trust_remote_code,
+    )
+
+
+def image_token_id(num_tokens: int, vocab_size: int) -> int:
+    """Placeholder id of an image: the first id past the tokenizer.
+
+    No text can produce it. vLLM accepts prompt ids below ``vocab_size`` (the
+    rows in the checkpoint), so one spare row must exist.
+    """
+    if num_tokens >= vocab_size:
+        raise ValueError(
+            f"vocab_size={vocab_size} leaves no spare id for image placeholders: "
+            f"the tokenizer already has {num_tokens} tokens; allowed: "
+            f"vocab_size > {num_tokens}"
+        )
+    return num_tokens
+
+
+def register_config() -> None:
+    """Let `AutoConfig` (and so vLLM, tokenizers and processors) read the checkpoint.
+
+    Idempotent. Call it in every process, before the first config is loaded.
+    """
+    AutoConfig.register(MODEL_TYPE, LladavConfig, exist_ok=True)

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what a client sent to the :class:`DenoisingParams` of its request.
+
+The OpenAI fields keep their meaning (``max_tokens``, ``temperature``, ``seed``,
+``stop``, ``ignore_eos``); what they cannot say comes in ``vllm_xargs`` (offline:
+``SamplingParams.extra_args``). Everything is resolved once, in the front end;
+the engine core and the workers read the result with :func:`denoising_params`.
+"""
+
+import math
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from vllm import SamplingParams
+from vllm.exceptions import VLLMValidationError
+
+from vllm_lladav.config import ServerConfig
+from vllm_lladav.denoising.params import REMASKING, DenoisingParams
+
+RESOLVED_KEY = "lladav"
+"""Where in ``SamplingParams.extra_args`` the resolved parameters travel."""
+
+STOPS_KEY = "lladav_stops"
+"""Where the client's ``stop`` and ``stop_token_ids`` travel, for ``stop_reason``."""
+
+REQUEST_ARGS = ("gen_length", "block_length", "steps", "remasking", "generation_suffix")
+"""Names accepted in ``vllm_xargs``."""
+
+_UNSUPPORTED = {
+    # field: (value that means "not used", what needs it)
+    "presence_penalty": (0.0, "penalties need an order of generation"),
+    "frequency_penalty": (0.0, "penalties need an order of generation"),
+    "repetition_penalty": (1.0, "penalties need an order of generation"),
+    "repetition_detection": (None, "it needs an order of generation"),
+    "logit_bias": (None, ""),
+    "allowed_token_ids": (None, ""),
+    "bad_words": (None, ""),
+    "logprobs": (None, "use_beam_search needs them as well"),
+    "prompt_logprobs": (None, ""),
+    "prompt_logprob_token_ids": (None, ""),
+    "logprob_token_ids": (None, ""),
+    "structured_outputs": (None, "response_format, guided decoding and forced tools"),
+    "thinking_token_budget": (None, ""),
+    "trace_decode_token_ids": (None, ""),
+    "min_tokens": (0, "the canvas has a fixed length"),
+    "min_p": (0.0, ""),
+    "top_p": (1.0, ""),
+    "top_k": (0, ""),
+    "include_stop_str_in_output": (False, "the answer is cut before the stop"),
+}
+
+
+class DefaultMaxTokens(int):
+    """A ``max_tokens`` that the server filled in because the client sent none."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request must fit into, in tokens.
+
+    Attributes:
+        max_prompt_len: ``tokenizer_model_max_length`` of the checkpoint.
+        max_model_len: prompt, canvas and suffix together stay below it.
+        num_kv_slots: of the whole KV cache; None while it is not known.
+    """
+
+    max_prompt_len: int
+    max_model_len: int
+    num_kv_slots: int | None
+
+
+def denoising_params(sampling_params: SamplingParams | None) -> DenoisingParams:
+    """What :func:`resolve` stored in a request's sampling parameters."""
+    assert sampling_params is not None and sampling_params.extra_args is not None
+    seed = sampling_params.seed
+    values = sampling_params.extra_args[RESOLVED_KEY]
+    return DenoisingParams.from_values(values, seed)
+
+
+def is_resolved(sampling_params: SamplingParams | None) -> bool:
+    """Whether the parameters passed through :func:`resolve`."""
+    return RESOLVED_KEY in ((sampling_params and sampling_params.extra_args) or {})
+
+
+def check_supported(params: SamplingParams) -> None:
+    """Refuse what a diffusion model cannot do.
+
+    Raises:
+        VLLMValidationError: naming the parameter (HTTP 400).
+    """
+    for name, (unused, reason) in _UNSUPPORTED.items():
+        value = getattr(params, name)
+        if value in (unused, None, [], {}) or (name == "top_k" and value == -1):
+            continue
+        raise VLLMValidationError(
+            f"{name} is not supported by a masked-diffusion model"
+            + (f" ({reason})" if reason else ""),
+            parameter=name,
+            value=str(value),
+        )
+    if not math.isfinite(params.temperature):
+        raise VLLMValidationError(
+            "temperature must be a finite number of at least 0",
+            parameter="temperature",
+            value=str(params.temperature),
+        )
+
+
+def resolve(
+    params: SamplingParams,
+    prompt_len: int,
+    server: ServerConfig,
+    limits: Limits,
+    tokenizer: Any,
+    end_token_id: int,
+) -> None:
+    """Resolve a request in place.
+
+    ``params`` is the request's own copy. Afterwards its ``extra_args`` hold the
+    resolved parameters, its seed is set if anything is random, and vLLM's own
+    stopping is off: where an answer ends is decided in the canvas.
+
+    Raises:
+        VLLMValidationError: naming the parameter, its value and what is allowed.
+    """
+    args = _RequestArgs(params.extra_args or {})
+    args.refuse_unknown()
+    suffix = _encode(tokenizer, args.string("generation_suffix", ""))
+    lengths = _resolve_lengths(args, params.max_tokens, server)
+    remasking = args.one_of("remasking", REMASKING, server.remasking)
+    if (params.temperature > 0 or remasking == "random") and params.seed is None:
+        # Drawn here, once: every tensor-parallel rank must draw the same noise.
+        params.seed = secrets.randbits(32)
+    stops = [params.stop] if isinstance(params.stop, str) else params.stop or []
+    stop_sequences = [_encode(tokenizer, stop) for stop in stops]
+    stop_sequences += [(token_id,) for token_id in params.stop_token_ids or []]
+    if not all(stop_sequences):
+        raise _invalid("stop", stops, "strings that encode to at least one token")
+    ends = not params.ignore_eos and (end_token_id,) not in stop_sequences
+    resolved = DenoisingParams(
+        **lengths,
+        temperature=params.temperature,
+        remasking=remasking,
+        seed=params.seed,
+        stop_sequences=tuple(stop_sequences),
+        end_token_id=end_token_id if ends else None,
+        suffix_token_ids=suffix,
+    )
+    _check_fits(resolved, prompt_len, limits)
+    params.extra_args = {
+        RESOLVED_KEY: resolved.to_values(),
+        STOPS_KEY: list(stops) + list(params.stop_token_ids or []),
+    }
+    params.max_tokens = resolved.max_answer_tokens + len(suffix)
+    params.stop = []
+    params.stop_token_ids = []
+    params.output_text_buffer_length = 0
+
+
+def _resolve_lengths(
+    args: "_RequestArgs", max_tokens: int | None, server: ServerConfig
+) -> dict[str, int]:
+    """gen_length, block_length, steps and max_answer_tokens.
+
+    What the client set is taken as it is or refused. What follows from
+    ``max_tokens`` alone is rounded up where it does not divide, and the answer
+    is cut.
+    """
+    wanted = max_tokens
+    if wanted is None or isinstance(wanted, DefaultMaxTokens):
+        wanted = args.integer("gen_length", server.gen_length)
+    name = "gen_length" if "gen_length" in args else "max_tokens"
+    gen_length = args.integer("gen_length", wanted)
+    if gen_length > server.max_gen_length:
+        raise _invalid(
+            name, gen_length, f"at most {server.max_gen_length} (--max-gen-length)"
+        )
+    block_length = args.integer("block_length", min(server.block_length, gen_length))
+    num_blocks = -(-gen_length // block_length)
+    if "gen_length" in args and gen_length % block_length:
+        raise _invalid(
+            "block_length", block_length, f"a divisor of gen_length ({gen_length})"
+        )
+    answer_len = min(wanted, gen_length)
+    gen_length = num_blocks * block_length
+    if gen_length > server.max_gen_length:
+        raise _invalid(
+            "block_length",
+            block_length,
+            f"one with which {name} ({answer_len}), rounded up to whole blocks, is "
+            f"at most {server.max_gen_length} (--max-gen-length)",
+        )
+    steps_per_block = -(-block_length // server.tokens_per_step)
+    steps = args.integer("steps", steps_per_block * num_blocks)
+    if steps % num_blocks:
+        raise _invalid(
+            "steps",
+            steps,
+            f"a multiple of the number of blocks ({num_blocks} of {block_length} "
+            f"positions each)",
+        )
+    return {
+        "gen_length": gen_length,
+        "block_length": block_length,
+        "steps": steps,
+        "max_answer_tokens": answer_len,
+    }
+
+
+def _check_fits(params: DenoisingParams, prompt_len: int, limits: Limits) -> None:
+    if prompt_len > limits.max_prompt_len:
+        raise _invalid(
+            "prompt",
+            f"{prompt_len} tokens",
+            f"at most {limits.max_prompt_len} tokens, images included "
+            "(tokenizer_model_max_length of the checkpoint)",
+        )
+    needed = prompt_len + params.num_tail_tokens
+    size = (
+        f"prompt ({prompt_len}) + canvas ({params.gen_length}) + generation_suffix "
+        f"({len(params.suffix_token_ids)}) = {needed} tokens"
+    )
+    if needed >= limits.max_model_len:
+        raise _invalid(
+            "max_tokens", size, f"less than max_model_len ({limits.max_model_len})"
+        )
+    if limits.num_kv_slots is not None and needed > limits.num_kv_slots:
+        raise _invalid(
+            "max_tokens",
+            size,
+            f"at most {limits.num_kv_slots} tokens, the whole KV cache",
+        )
+
+
+def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _invalid(parameter: str, value: object, allowed: str) -> VLLMValidationError:
+    return VLLMValidationError(
+        f"{parameter} must be {allowed}; got {value}", parameter=parameter
+    )
+
+
+class _RequestArgs:
+    """Typed access to ``vllm_xargs``."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = {k: v for k, v in values.items() if v is not None}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def refuse_unknown(self) -> None:
+        for name in self._values:
+            if name not in REQUEST_ARGS:
+                raise VLLMValidationError(
+                    f"unknown name in vllm_xargs: {name}; "
+                    f"known are {', '.join(REQUEST_ARGS)}",
+                    parameter=name,
+                )
+
+    def integer(self, name: str, default: int) -> int:
+        value = self._values.get(name, default)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise _invalid(name, repr(value), "an integer of at least 1")
+        return int(value)
+
+    def string(self, name: str, default: str) -> str:
+        value = self._values.get(name, default)
+        if not isinstance(value, str):
+            raise _invalid(name, repr(value), "a string")
+        return value
+
+    def one_of(self, name: str, allowed: tuple[str, ...], default: str) -> str:
+        value = self._values.get(name, default)
+        if value not in allowed:
+            raise _invalid(name, repr(value), f"one of {', '.join(allowed)}")
+        return str(value)
