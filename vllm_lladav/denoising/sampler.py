@@ -152,21 +152,23 @@ class DenoisingSampler:
             tile = slice(start, start + self._tile_rows)
             logits = self._model.compute_vocab_logits(hidden_states[tile])
             logits.index_fill_(-1, self._banned, float("-inf"))
-            tile_tokens = greedy_tokens(logits)
+            best = chosen = greedy_tokens(logits)
             noisy = [
                 (row, owner)
                 for row, owner in enumerate(owners[tile])
                 if owner is not None and owner.canvas.params.temperature > 0
             ]
+            if noisy:
+                chosen = best.clone()
             for row, owner in noisy:
                 noise = torch.empty(
                     1, logits.shape[-1], dtype=torch.float64, device=logits.device
                 ).uniform_(generator=owner.generator)
-                tile_tokens[row] = gumbel_tokens(
+                chosen[row] = gumbel_tokens(
                     logits[row : row + 1], owner.canvas.params.temperature, noise
                 )
-            tokens.append(tile_tokens)
-            confidence.append(chosen_probability(logits, tile_tokens))
+            tokens.append(chosen)
+            confidence.append(chosen_probability(logits, best, chosen))
         if not tokens:
             device = self._state.device
             return (

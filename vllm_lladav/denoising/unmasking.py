@@ -42,20 +42,25 @@ def gumbel_tokens(
     return (logits.double().exp() / (-uniform.log()).pow(temperature)).argmax(dim=-1)
 
 
-def chosen_probability(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+def chosen_probability(
+    logits: torch.Tensor, best: torch.Tensor, chosen: torch.Tensor
+) -> torch.Tensor:
     """Softmax probability of one chosen token per row.
 
     Args:
         logits: ``[n, vocab]``, float32; overwritten.
-        tokens: ``[n]``, int64.
+        best: ``[n]``, int64, :func:`greedy_tokens` of them.
+        chosen: ``[n]``, int64.
 
     Returns:
-        ``[n]``, float64. Exponentials are taken in float32 and summed in
-        float64: no ``[n, vocab]`` float64 copy is made.
+        ``[n]``, float64. No ``[n, vocab]`` float64 copy is made: the terms beside
+        the largest one, which is 1, are added up apart from it in float32, so
+        that probabilities next to 1 still differ as they do in float64.
     """
-    logits.sub_(logits.amax(dim=-1, keepdim=True))
-    chosen = logits.gather(-1, tokens[:, None])[:, 0].double().exp()
-    return chosen / logits.exp_().sum(dim=-1, dtype=torch.float64)
+    largest = logits.gather(-1, best[:, None])
+    numerator = (logits.gather(-1, chosen[:, None]) - largest).double().exp()
+    others = logits.sub_(largest).exp_().scatter_(-1, best[:, None], 0.0).sum(dim=-1)
+    return numerator[:, 0] / (1 + others.double())
 
 
 def select_transfers(
