@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+ARGMAX_CHUNK = 512
+
 
 def transfer_counts(num_masks: int, steps: int) -> tuple[int, ...]:
     """How many positions each of ``steps`` denoising steps transfers.
@@ -22,8 +24,24 @@ def transfer_counts(num_masks: int, steps: int) -> tuple[int, ...]:
 
 
 def greedy_tokens(logits: torch.Tensor) -> torch.Tensor:
-    """Most likely token of every row: ``[n, vocab]`` -> ``[n]``, int64."""
-    return logits.argmax(dim=-1)
+    """Most likely token of every row, the first one of equals.
+
+    ``[n, vocab]`` -> ``[n]``, int64; what ``logits.argmax(-1)`` returns. The
+    maximum of every chunk comes first because torch's maximum is vectorised and
+    its argmax is not (6 times slower over a vocabulary on a CPU).
+    """
+    num_chunks = logits.shape[-1] // ARGMAX_CHUNK
+    if num_chunks == 0:
+        return logits.argmax(dim=-1)
+    split = num_chunks * ARGMAX_CHUNK
+    chunks = logits[:, :split].unflatten(-1, (num_chunks, ARGMAX_CHUNK))
+    largest, chunk = chunks.amax(dim=-1).max(dim=-1)
+    rows = torch.arange(len(logits), device=logits.device)
+    tokens = chunk * ARGMAX_CHUNK + chunks[rows, chunk].argmax(dim=-1)
+    if split < logits.shape[-1]:
+        rest_largest, rest = logits[:, split:].max(dim=-1)
+        tokens = torch.where(rest_largest > largest, split + rest, tokens)
+    return tokens
 
 
 def gumbel_tokens(
