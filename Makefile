@@ -6,6 +6,9 @@ MODEL ?= lladav-tiny
 PORT ?= 8000
 ARGS ?=
 PYTEST_ARGS ?=
+# vLLM on a CPU leaves one core to the server's other processes, which on a small
+# machine is half of it. They are idle while a step runs.
+export VLLM_CPU_NUM_OF_RESERVED_CPU ?= 0
 
 VENV := .venv
 SETUP_INPUTS := pyproject.toml setup.py tools/setup_env.py tools/repack_cpu_wheel.py

@@ -17,7 +17,7 @@ class DenoisingParams:
         steps: denoising steps at most, over all blocks; a multiple of their number.
         temperature: of the Gumbel noise; 0 is greedy.
         remasking: rank positions by ``low_confidence`` or at ``random``.
-        seed: of the noise. None where nothing is random.
+        seed: of the noise; of no meaning where nothing is random.
         max_answer_tokens: the answer is cut to this length.
         stop_sequences: token sequences that end the answer where they stand in
             the canvas, in the order of the request.
@@ -42,7 +42,7 @@ class DenoisingParams:
         assert 0 < self.max_answer_tokens <= self.gen_length, self
         assert self.remasking in REMASKING, self
         assert all(self.stop_sequences), self
-        assert self.is_random == (self.seed is not None), self
+        assert self.seed is not None or not self.is_random, self
 
     @property
     def num_blocks(self) -> int:

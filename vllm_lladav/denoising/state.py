@@ -91,7 +91,8 @@ class DenoisingState(ModelState):
         prompt = new_req_data.prompt_token_ids
         assert prompt is not None and new_req_data.prefill_token_ids is not None
         generator = None
-        if params.seed is not None:
+        if params.is_random:
+            assert params.seed is not None
             generator = torch.Generator(self.device).manual_seed(params.seed)
         self._requests[new_req_data.req_id] = DenoisingRequest(
             canvas=Canvas(
