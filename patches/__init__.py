@@ -4,7 +4,7 @@
 Each module has one function ``apply()``, which is idempotent, and a docstring
 that says what is patched, why, what else is affected, and when the patch can
 go. :func:`apply_all` is called once in every process by ``plugin.register``.
-All of them leave other models alone.
+They leave other models alone.
 """
 
 from importlib import import_module
@@ -13,7 +13,9 @@ PATCHES = (
     "cpu_kernels",
     "engine_arguments",
     "chat_tools",
+    "image_errors",
     "request_validation",
+    "streaming_errors",
     "default_sampling",
     "denoising_metrics",
 )

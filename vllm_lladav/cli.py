@@ -2,7 +2,7 @@
 """The plugin's flags in ``vllm serve`` and its model aliases."""
 
 import os
-from argparse import Namespace
+from argparse import SUPPRESS, Namespace
 from dataclasses import fields
 from typing import Any
 
@@ -41,7 +41,7 @@ def add_arguments(parser: Any) -> None:
         default = getattr(defaults, name)
         group.add_argument(
             "--" + name.replace("_", "-"),
-            default=None,
+            default=SUPPRESS,
             help=f"{text} (default: {default})",
             **kwargs,
         )
@@ -78,7 +78,7 @@ def merge_arguments(
     given = {
         field.name: value
         for field in fields(ServerConfig)
-        if (value := getattr(args, field.name, None)) is not None
+        if (value := vars(args).get(field.name)) is not None
     }
     merged = dict(additional_config or {})
     if given:

@@ -36,7 +36,7 @@ _UNSUPPORTED = {
     "logit_bias": (None, ""),
     "allowed_token_ids": (None, ""),
     "bad_words": (None, ""),
-    "logprobs": (None, "use_beam_search needs them as well"),
+    "logprobs": (None, ""),
     "prompt_logprobs": (None, ""),
     "prompt_logprob_token_ids": (None, ""),
     "logprob_token_ids": (None, ""),
@@ -156,6 +156,8 @@ def resolve(
     params.stop = []
     params.stop_token_ids = []
     params.output_text_buffer_length = 0
+    # The stop is cut off in the canvas; the detokenizer must not cut once more.
+    params.include_stop_str_in_output = True
 
 
 def _resolve_lengths(

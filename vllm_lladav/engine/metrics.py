@@ -9,6 +9,8 @@ from prometheus_client import Counter, Histogram
 from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
+from vllm_lladav.model.config import ARCHITECTURE
+
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
@@ -85,7 +87,10 @@ class DenoisingStatLogger(StatLoggerBase):
         self._model_name = vllm_config.model_config.served_model_name
         if isinstance(self._model_name, list):
             self._model_name = self._model_name[0]
-        self._engine_index = engine_index
+        if vllm_config.model_config.architecture == ARCHITECTURE:
+            # Counters exist from the start, at zero.
+            for collector in _collectors().values():
+                collector.labels(self._model_name, str(engine_index))
 
     def record(
         self,

@@ -32,6 +32,8 @@ PIXEL_MEAN = 0.5
 PIXEL_STD = 0.5
 # The tile grid is shrunk only when it is this much too long on each side.
 SHRINK_THRESHOLD = 1.1
+# The largest square that Pillow opens without taking it for an attack.
+MAX_SQUARE_SIDE = 13_377
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,11 @@ def pad_to_square(image: Image.Image) -> Image.Image:
     if width == height:
         return image
     side = max(width, height)
+    if side > MAX_SQUARE_SIDE:
+        raise ValueError(
+            f"image of {width}x{height} pixels cannot be padded to a square; both "
+            f"sides must be at most {MAX_SQUARE_SIDE}"
+        )
     grey = int(PIXEL_MEAN * 255)
     square = Image.new("RGB", (side, side), (grey, grey, grey))
     square.paste(image, ((side - width) // 2, (side - height) // 2))

@@ -125,9 +125,12 @@ class LladavDataParser(MultiModalDataParser):
 
 def _read_image(item: Any) -> Any:
     """A PIL image in RGB; None (an image the client only names) stays None."""
-    if isinstance(item, MediaWithBytes):
-        return replace(item, media=_to_rgb(_undo_vllm_changes(item)))
-    return None if item is None else _to_rgb(item)
+    try:
+        if isinstance(item, MediaWithBytes):
+            return replace(item, media=_to_rgb(_undo_vllm_changes(item)))
+        return None if item is None else _to_rgb(item)
+    except (OSError, SyntaxError) as error:  # what Pillow raises on broken files
+        raise ValueError(f"image cannot be read: {error}") from error
 
 
 def _undo_vllm_changes(item: MediaWithBytes[Image.Image]) -> Image.Image:
@@ -143,11 +146,8 @@ def _undo_vllm_changes(item: MediaWithBytes[Image.Image]) -> Image.Image:
 def _to_rgb(image: Image.Image | np.ndarray | torch.Tensor) -> Image.Image:
     if not isinstance(image, Image.Image):
         image = _array_to_image(np.asarray(image))
-    try:
-        image.load()  # files are read lazily, and may be broken
-        return image if image.mode == "RGB" else image.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"image cannot be read: {error}") from error
+    image.load()  # files are read lazily
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _array_to_image(array: np.ndarray) -> Image.Image:

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chat requests that must be refused, and what the refusal must name."""
+
+from typing import Any, NamedTuple
+
+from tests.server.client import Json, small_chat
+
+
+class BadRequest(NamedTuple):
+    """Attributes:
+    name: of the test.
+    body: of ``POST /v1/chat/completions``. It may hold NaN and infinity, which
+        Python's ``json`` writes and reads although JSON does not know them.
+    mentions: what the error message must contain: the parameter, as the client
+        knows it, and where it matters the numbers.
+    """
+
+    name: str
+    body: Json
+    mentions: tuple[str, ...]
+
+
+def _chat(name: str, *mentions: str, **fields: Any) -> BadRequest:
+    """A request that is valid but for ``fields``; the first one is at fault."""
+    return BadRequest(name, small_chat(**fields), mentions or (next(iter(fields)),))
+
+
+def _xargs(name: str, *mentions: str, **xargs: Any) -> BadRequest:
+    """The same for ``vllm_xargs``."""
+    body = small_chat(vllm_xargs={"gen_length": 4, "steps": 2, **xargs})
+    return BadRequest(name, body, mentions or (next(iter(xargs)),))
+
+
+def _words(count: int) -> list[Json]:
+    return [{"role": "user", "content": " w7" * count}]
+
+
+_SCHEMA = {
+    "type": "json_schema",
+    "json_schema": {"name": "answer", "schema": {"type": "object"}},
+}
+_TOOL = {
+    "type": "function",
+    "function": {"name": "look", "parameters": {"type": "object", "properties": {}}},
+}
+
+_OPEN: Json = {"vllm_xargs": {}}  # The length is left to max_tokens.
+_SAMPLING: Json = {"temperature": 1}  # Without it, vLLM ignores top_p and the like.
+
+BAD_REQUESTS = [
+    # What vllm_xargs may hold.
+    _xargs("unknown_xarg", "stepz", "gen_length, block_length, steps", stepz=4),
+    _xargs("steps_zero", steps=0),
+    _xargs("steps_negative", "steps", "-1", steps=-1),
+    _xargs("steps_fraction", "steps", "1.5", steps=1.5),
+    _xargs("steps_string", steps="x"),
+    _xargs("steps_infinite", steps=float("inf")),
+    _xargs("steps_not_per_block", "steps", "2 of 2", steps=3, block_length=2),
+    _xargs("gen_length_zero", gen_length=0),
+    _xargs("gen_length_negative", gen_length=-8),
+    _xargs("gen_length_too_long", "gen_length", "1024", gen_length=1025),
+    _xargs("block_length_zero", block_length=0),
+    _xargs("block_length_no_divisor", "block_length", "(4)", block_length=3),
+    _xargs("remasking_unknown", "remasking", "low_confidence", remasking="foo"),
+    _xargs("suffix_number", generation_suffix=7),
+    # Length and temperature.
+    _chat("max_tokens_zero", max_tokens=0),
+    _chat("max_tokens_negative", max_tokens=-1),
+    _chat("max_tokens_past_limit", "max_tokens", "1024", max_tokens=1025, **_OPEN),
+    _chat("max_tokens_past_context", max_tokens=100_000, **_OPEN),
+    _chat("temperature_nan", temperature=float("nan")),
+    _chat("temperature_infinite", temperature=float("inf")),
+    _chat("temperature_negative", temperature=-0.5),
+    # What a masked-diffusion model cannot do.
+    _chat("logprobs", logprobs=True),
+    _chat("top_logprobs", "logprobs", logprobs=True, top_logprobs=3),
+    _chat("prompt_logprobs", prompt_logprobs=1),
+    _chat("logit_bias", logit_bias={"5": 10}),
+    _chat("presence_penalty", presence_penalty=0.5),
+    _chat("frequency_penalty", frequency_penalty=0.5),
+    _chat("repetition_penalty", repetition_penalty=1.2),
+    _chat("json_schema", "response_format", response_format=_SCHEMA),
+    _chat("json_object", "response_format", response_format={"type": "json_object"}),
+    _chat("structured_outputs", structured_outputs={"choice": ["yes", "no"]}),
+    _chat("tools", tools=[_TOOL], tool_choice="none"),
+    _chat("tools_auto", "tool choice", tools=[_TOOL]),
+    _chat("tools_forced", "tool_choice", tools=[_TOOL], tool_choice="required"),
+    _chat("use_beam_search", use_beam_search=True, n=2),
+    _chat("min_tokens", min_tokens=2),
+    _chat("top_p", top_p=0.5, **_SAMPLING),
+    _chat("top_k", top_k=5, **_SAMPLING),
+    _chat("min_p", min_p=0.1, **_SAMPLING),
+    _chat("bad_words", bad_words=["w1"]),
+    _chat("allowed_token_ids", allowed_token_ids=[5, 6]),
+    _chat(
+        "include_stop", "include_stop_str_in_output", include_stop_str_in_output=True
+    ),
+    # Stops, prompts.
+    _chat("stop_empty", stop=[""]),
+    _chat("stop_empty_string", stop=""),
+    _chat("no_messages", "empty conversation", messages=[]),
+    _chat("unknown_role", "tool", messages=[{"role": "tool", "content": "w1"}]),
+    _chat("prompt_too_long", "prompt", "8192", messages=_words(5000)),
+    _chat("prompt_past_context", "16384", messages=_words(17000)),
+]

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clients that go away."""
+
+import time
+
+import pytest
+import requests
+
+from tests.server.client import Json, small_chat
+from tests.server.metrics import is_idle, read_metrics, wait_for_metrics
+from tests.server.process import ServerProcess
+
+LONG: Json = {
+    "vllm_xargs": {"gen_length": 1024, "block_length": 8, "steps": 1024},
+    "max_tokens": 1024,
+    "ignore_eos": True,
+}
+"""A request that runs for much longer than its client waits."""
+
+
+def test_disconnecting_in_mid_stream_frees_everything(server: ServerProcess) -> None:
+    """Work on the request ends, and its KV blocks are free again."""
+    before = wait_for_metrics(server.url, is_idle)
+    body = small_chat(stream=True, **LONG)
+    url = f"{server.url}/v1/chat/completions"
+    with requests.post(url, json=body, stream=True, timeout=60) as response:
+        lines = response.iter_lines()
+        while b'"content":" w' not in next(lines):
+            pass
+        running = read_metrics(server.url)
+    assert running["vllm:num_requests_running"] == 1
+    assert running["vllm:kv_cache_usage_perc"] > 0
+    _assert_idle(server, before.get("lladav:denoising_steps_total", 0))
+
+
+def test_giving_up_on_a_whole_answer_frees_everything(server: ServerProcess) -> None:
+    """The same for a client that times out without streaming."""
+    before = wait_for_metrics(server.url, is_idle)
+    url = f"{server.url}/v1/chat/completions"
+    with pytest.raises(requests.ReadTimeout):
+        requests.post(url, json=small_chat(**LONG), timeout=1)
+    _assert_idle(server, before.get("lladav:denoising_steps_total", 0))
+
+
+def _assert_idle(server: ServerProcess, steps_before: float) -> None:
+    after = wait_for_metrics(server.url, is_idle)
+    assert after["vllm:num_requests_running"] == 0
+    assert after["vllm:num_requests_waiting"] == 0
+    assert after["vllm:kv_cache_usage_perc"] == 0
+    steps = after["lladav:denoising_steps_total"]
+    assert 0 < steps - steps_before < LONG["vllm_xargs"]["steps"]
+    time.sleep(0.5)
+    assert read_metrics(server.url)["lladav:denoising_steps_total"] == steps
