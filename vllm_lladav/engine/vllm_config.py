@@ -3,6 +3,7 @@
 
 from typing import TYPE_CHECKING
 
+import torch
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from vllm_lladav.config import ServerConfig
@@ -109,8 +110,29 @@ def _adapt_execution(vllm_config: "VllmConfig") -> None:
     if current_platform.is_cpu():
         # Steps are bound by matrix products; compiling only delays the start.
         compilation.mode = CompilationMode.NONE
+        _size_cpu_kv_cache(vllm_config)
     else:
         vllm_config.attention_config.use_non_causal = True
         # The forward pass leaves its hidden states with the step, in Python.
         if compilation.cudagraph_mode not in (None, CUDAGraphMode.NONE):
             compilation.cudagraph_mode = CUDAGraphMode.PIECEWISE
+
+
+def _size_cpu_kv_cache(vllm_config: "VllmConfig") -> None:
+    """A KV cache for twice the tokens of a step, unless the user sized it.
+
+    vLLM would take 92% of the machine's memory, and not start where that much is
+    not free, for requests that the token budget does not let run at once.
+    """
+    from vllm.config import CacheConfig
+
+    cache = vllm_config.cache_config
+    is_sized = cache.gpu_memory_utilization != CacheConfig.gpu_memory_utilization
+    if cache.kv_cache_memory_bytes is not None or is_sized:
+        return
+    model, parallel = vllm_config.model_config, vllm_config.parallel_config
+    assert isinstance(model.dtype, torch.dtype), model.dtype
+    per_layer = 2 * model.get_num_kv_heads(parallel) * model.get_head_size()
+    bytes_per_token = model.get_num_layers(parallel) * per_layer * model.dtype.itemsize
+    num_tokens = 2 * vllm_config.scheduler_config.max_num_batched_tokens
+    cache.kv_cache_memory_bytes = num_tokens * bytes_per_token
