@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LLaDA-V's decoder in plain PyTorch, float32, one sequence at a time."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+
+
+class Decoder:
+    """Reads a checkpoint directory. ``num_tokens`` is the tokenizer's length, to
+    which the vocabulary is cut."""
+
+    def __init__(self, checkpoint: Path, num_tokens: int) -> None:
+        self.config = json.loads((checkpoint / "config.json").read_text())
+        self.weights: dict[str, torch.Tensor] = {}
+        for shard in sorted(checkpoint.glob("model-*.safetensors")):
+            tensors = load_file(shard)
+            self.weights |= {name: w.float() for name, w in tensors.items()}
+        self.embedding = self.weights["model.embed_tokens.weight"][:num_tokens]
+        self.head = self.weights["lm_head.weight"][:num_tokens]
+        self.num_heads = self.config["num_attention_heads"]
+        assert self.config["num_key_value_heads"] == self.num_heads
+        self.head_dim = self.config["hidden_size"] // self.num_heads
+
+    def logits(
+        self, embeds: torch.Tensor, rows: torch.Tensor | Sequence[int]
+    ) -> torch.Tensor:
+        """``[n, hidden]`` -> ``[n, vocab]``; zeros but for ``rows``: the head is
+        what takes the time."""
+        logits = torch.zeros(len(embeds), len(self.head))
+        logits[rows] = self.hidden_states(embeds)[rows] @ self.head.T
+        return logits
+
+    def hidden_states(self, embeds: torch.Tensor) -> torch.Tensor:
+        """``[n, hidden]`` -> ``[n, hidden]``, after the final norm."""
+        x = embeds
+        for layer in range(self.config["num_hidden_layers"]):
+            prefix = f"model.layers.{layer}."
+            x = x + self._attention(
+                prefix + "self_attn.", self._norm(prefix + "input_layernorm", x)
+            )
+            x = x + self._mlp(
+                prefix + "mlp.", self._norm(prefix + "post_attention_layernorm", x)
+            )
+        return self._norm("model.norm", x)
+
+    def _linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weights[name + ".weight"].T
+
+    def _norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        mean_square = x.pow(2).mean(dim=-1, keepdim=True)
+        scale = torch.rsqrt(mean_square + self.config["rms_norm_eps"])
+        return x * scale * self.weights[name + ".weight"]
+
+    def _attention(self, prefix: str, x: torch.Tensor) -> torch.Tensor:
+        """Every position sees every other one."""
+        query, key, value = (
+            self._linear(f"{prefix}{name}_proj", x)
+            .unflatten(-1, (self.num_heads, self.head_dim))
+            .transpose(0, 1)  # [heads, n, head_dim]
+            for name in "qkv"
+        )
+        scores = self._rotate(query) @ self._rotate(key).mT / self.head_dim**0.5
+        mixed = scores.softmax(dim=-1) @ value
+        return self._linear(prefix + "o_proj", mixed.transpose(0, 1).flatten(1))
+
+    def _rotate(self, x: torch.Tensor) -> torch.Tensor:
+        """Rotary embedding of ``[heads, n, head_dim]``, positions 0 to n - 1."""
+        half = self.head_dim // 2
+        frequency = self.config["rope_theta"] ** (-torch.arange(half) / half)
+        angle = torch.arange(x.shape[1])[:, None] * frequency  # [n, half]
+        first, second = x[..., :half], x[..., half:]
+        return torch.cat(
+            [
+                first * angle.cos() - second * angle.sin(),
+                second * angle.cos() + first * angle.sin(),
+            ],
+            dim=-1,
+        )
+
+    def _mlp(self, prefix: str, x: torch.Tensor) -> torch.Tensor:
+        gate = functional.silu(self._linear(prefix + "gate_proj", x))
+        return self._linear(
+            prefix + "down_proj", gate * self._linear(prefix + "up_proj", x)
+        )

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Server options: defaults, validation, flags, and model aliases."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vllm_lladav import cli
+from vllm_lladav.config import ServerConfig
+from vllm_lladav.tiny.checkpoint import content_digest, file_digests
+
+
+def parse(*flags: str) -> Namespace:
+    parser = ArgumentParser()
+    cli.add_arguments(parser)
+    return parser.parse_args(flags)
+
+
+def test_defaults_are_those_of_the_official_demo():
+    config = ServerConfig()
+    assert (config.gen_length, config.block_length) == (128, 128)
+    assert (config.tokens_per_step, config.remasking) == (1, "low_confidence")
+    assert (config.plugin, config.max_gen_length) == ("none", 1024)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"plugin": "prune"}, ["plugin", "none, pruning", "'prune'"]),
+        ({"remasking": "best"}, ["remasking", "low_confidence, random", "'best'"]),
+        ({"gen_length": 0}, ["gen_length", "at least 1", "0"]),
+        ({"gen_length": 1.5}, ["gen_length", "integer", "1.5"]),
+        ({"block_length": True}, ["block_length", "integer", "True"]),
+        ({"tokens_per_step": "2"}, ["tokens_per_step", "integer", "'2'"]),
+        ({"max_gen_length": -1}, ["max_gen_length", "at least 1", "-1"]),
+        (
+            {"gen_length": 65, "max_gen_length": 64},
+            ["gen_length (65)", "max_gen_length (64)"],
+        ),
+        ({"gen_lenght": 1, "stps": 2}, ["gen_lenght", "stps", "known are", "plugin"]),
+    ],
+)
+def test_bad_values_are_refused(values, words):
+    """Every error names the option, its value and what is allowed."""
+    with pytest.raises(ValueError) as error:
+        ServerConfig.from_values(values)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("values", [["gen_length"], "gen_length", 5])
+def test_options_must_be_an_object(values):
+    with pytest.raises(ValueError, match=r'additional_config\["lladav"\]'):
+        ServerConfig.from_values(values)
+
+
+def test_values_survive_the_way_between_processes():
+    config = ServerConfig(plugin="pruning", gen_length=64, remasking="random")
+    assert ServerConfig.from_values(config.to_values()) == config
+
+
+@pytest.mark.parametrize(
+    ("additional", "gen_length"),
+    [({}, 128), ({"other": 1}, 128), ({"lladav": {"gen_length": 9}}, 9), (None, 128)],
+)
+def test_read_from_the_configuration_of_vllm(additional, gen_length):
+    vllm_config: Any = SimpleNamespace(additional_config=additional)
+    assert ServerConfig.of(vllm_config).gen_length == gen_length
+
+
+# ----------------------------------------------------------------- flags
+def test_every_option_has_a_flag():
+    args = parse(
+        *("--plugin", "pruning", "--gen-length", "64", "--block-length", "32"),
+        *("--tokens-per-step", "2", "--remasking", "random"),
+        *("--max-gen-length", "256"),
+    )
+    merged = cli.merge_arguments(args, None)
+    assert merged == {
+        "lladav": {
+            "plugin": "pruning",
+            "gen_length": 64,
+            "block_length": 32,
+            "tokens_per_step": 2,
+            "remasking": "random",
+            "max_gen_length": 256,
+        }
+    }
+
+
+def test_flags_not_given_change_nothing():
+    """So that additional_config can set them, and other models never see them."""
+    assert cli.merge_arguments(parse(), None) == {}
+    other = {"other": {"a": 1}}
+    assert cli.merge_arguments(parse(), other) == other
+    assert cli.merge_arguments(Namespace(), {}) == {}
+
+
+def test_flags_win_over_additional_config_and_leave_it_alone():
+    additional = {"other": 1, "lladav": {"gen_length": 16, "block_length": 8}}
+    merged = cli.merge_arguments(parse("--gen-length", "32"), additional)
+    assert merged == {"other": 1, "lladav": {"gen_length": 32, "block_length": 8}}
+    assert additional["lladav"] == {"gen_length": 16, "block_length": 8}
+
+
+@pytest.mark.parametrize(
+    ("flags", "additional"),
+    [
+        (("--gen-length", "2000"), None),
+        (("--tokens-per-step", "0"), None),
+        (("--gen-length", "8"), {"lladav": {"nonsense": 1}}),
+        ((), {"lladav": {"nonsense": 1}}),
+    ],
+)
+def test_merged_options_are_validated(flags, additional):
+    with pytest.raises(ValueError):
+        cli.merge_arguments(parse(*flags), additional)
+
+
+@pytest.mark.parametrize(
+    "flags", [("--plugin", "prune"), ("--remasking", "best"), ("--gen-length", "x")]
+)
+def test_parser_refuses_bad_flags(flags, capsys):
+    with pytest.raises(SystemExit):
+        parse(*flags)
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_refuse_names_what_was_asked_for():
+    cli.refuse({"--a": None, "--b": False})
+    with pytest.raises(ValueError, match="--a, --c") as error:
+        cli.refuse({"--a": True, "--b": False, "--c": 1})
+    assert "--b" not in str(error.value)
+
+
+# ----------------------------------------------------------------- aliases
+def test_alias_is_the_official_checkpoint(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("VLLM_LLADAV_MODEL", raising=False)
+    assert cli.resolve_alias("lladav") == "GSAI-ML/LLaDA-V"
+
+
+def test_alias_can_be_a_directory(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    monkeypatch.setenv("VLLM_LLADAV_MODEL", str(tmp_path))
+    assert cli.resolve_alias("lladav") == str(tmp_path)
+
+
+def test_empty_variable_means_not_set(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("VLLM_LLADAV_MODEL", "")
+    assert cli.resolve_alias("lladav") == "GSAI-ML/LLaDA-V"
+
+
+def test_tiny_alias_writes_a_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path, tiny_checkpoint
+):
+    """The same bytes as the checkpoint of the goldens, whatever the other alias is."""
+    monkeypatch.setenv("VLLM_LLADAV_MODEL", "elsewhere")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
+    directory = Path(cli.resolve_alias("lladav-tiny"))
+    assert directory.is_relative_to(tmp_path)
+    digests = [content_digest(file_digests(d)) for d in (directory, tiny_checkpoint)]
+    assert digests[0] == digests[1]
+    assert cli.resolve_alias("lladav-tiny") == str(directory)
