@@ -12,6 +12,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
@@ -26,6 +27,9 @@ STOPS_KEY = "lladav_stops"
 
 REQUEST_ARGS = ("gen_length", "block_length", "steps", "remasking", "generation_suffix")
 """Names accepted in ``vllm_xargs``."""
+
+MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1
+"""What torch's generators take. Sample i of a request gets ``seed + i``."""
 
 _UNSUPPORTED = {
     # field: (value that means "not used", what needs it)
@@ -91,7 +95,10 @@ def check_supported(params: SamplingParams) -> None:
     """
     for name, (unused, reason) in _UNSUPPORTED.items():
         value = getattr(params, name)
-        if value in (unused, None, [], {}) or (name == "top_k" and value == -1):
+        if value is None or (name == "top_k" and value == -1):
+            continue
+        # An array, which prompt_logprob_token_ids may be, has no truth value.
+        if not isinstance(value, np.ndarray) and value in (unused, [], {}):
             continue
         raise VLLMValidationError(
             f"{name} is not supported by a masked-diffusion model"
@@ -99,6 +106,8 @@ def check_supported(params: SamplingParams) -> None:
             parameter=name,
             value=str(value),
         )
+    if params.seed is not None and not MIN_SEED <= params.seed <= MAX_SEED - params.n:
+        raise _invalid("seed", params.seed, f"between {MIN_SEED} and {MAX_SEED} - n")
     if not math.isfinite(params.temperature):
         raise VLLMValidationError(
             "temperature must be a finite number of at least 0",

@@ -309,6 +309,12 @@ def test_seed_of_the_client_is_kept():
     assert params.seed == sampling.seed == 0
 
 
+@pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 2**70])
+def test_seed_past_64_bits_is_refused(seed):
+    with pytest.raises(VLLMValidationError, match="seed must be between"):
+        check_supported(SamplingParams(seed=seed))
+
+
 def test_seed_without_randomness_is_ignored():
     """OpenAI clients send a seed with temperature 0."""
     params, _ = resolved(temperature=0.0, seed=5)

@@ -225,5 +225,7 @@ class Canvas:
             self._step_in_block < self.params.steps_per_block
             # Counts never grow within a block: after a zero nothing happens.
             and self._counts[self._step_in_block] > 0
+            # A stop can leave fewer candidates than transfers; the block may then
+            # be filled past the stop before its steps are up.
             and self._num_masks(self._block_start, self._block_end) > 0
         )

@@ -61,6 +61,7 @@ def _refuse_unsupported(vllm_config: "VllmConfig") -> None:
         "encoder transfer (--ec-transfer-config)": (
             vllm_config.ec_transfer_config is not None
         ),
+        "watermarking (--watermark-config)": vllm_config.watermark_config is not None,
         "prompt embeddings (--enable-prompt-embeds)": model.enable_prompt_embeds,
         "custom logits processors (--logits-processors)": bool(model.logits_processors),
         "Model Runner V1 (VLLM_USE_V2_MODEL_RUNNER=0)": (
