@@ -14,6 +14,7 @@ from vllm.distributed import (
     cleanup_dist_env_and_memory,
     init_distributed_environment,
     initialize_model_parallel,
+    model_parallel_is_initialized,
 )
 from vllm.utils.network_utils import get_open_port
 
@@ -45,14 +46,17 @@ def model(
     tiny_checkpoint: Path, weights: dict[str, torch.Tensor]
 ) -> Iterator[LladavVision]:
     with set_current_vllm_config(VllmConfig()), torch.inference_mode():
-        init_distributed_environment(
-            world_size=1,
-            rank=0,
-            distributed_init_method=f"tcp://127.0.0.1:{get_open_port()}",
-            local_rank=0,
-            backend="gloo",
-        )
-        initialize_model_parallel(1, 1)
+        # An engine that lives in this process has done it already.
+        is_alone = not model_parallel_is_initialized()
+        if is_alone:
+            init_distributed_environment(
+                world_size=1,
+                rank=0,
+                distributed_init_method=f"tcp://127.0.0.1:{get_open_port()}",
+                local_rank=0,
+                backend="gloo",
+            )
+            initialize_model_parallel(1, 1)
         model = LladavVision(LladavConfig.from_pretrained(tiny_checkpoint)).float()
         problems: list[ShapeProblem] = []
         loaded = model.load_weights(weights.items(), problems)
@@ -62,7 +66,8 @@ def model(
             if (method := getattr(module, "quant_method", None)) is not None:
                 method.process_weights_after_loading(module)
         yield model
-        cleanup_dist_env_and_memory()
+        if is_alone:
+            cleanup_dist_env_and_memory()
 
 
 def embed(model: LladavVision, case: GoldenCase) -> list[torch.Tensor]:
