@@ -5,9 +5,10 @@
 
 Runs text-only requests on the tiny checkpoint through the engine as it is
 deployed (engine core and worker in processes of their own) and takes the wall
-time per step. The arithmetic of the same steps is timed in the worker: decoder,
-token embedding and head. The difference is the engine: scheduling, messages
-between processes, input preparation, confidence, selection, output.
+time per step. Timed in the worker, for the same steps, are the model's arithmetic
+(decoder, token embedding, head) and the passes over its logits (most likely token
+and its probability). The rest is scheduling, messages between processes, input
+preparation, selection and output. "Engine" is all but the model's arithmetic.
 """
 
 import argparse
@@ -24,38 +25,40 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 # Functions are sent to the worker to install the timers there.
 os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
 
-ARITHMETIC = ("forward", "embed_input_ids", "compute_vocab_logits")
-
 
 def install_timers(worker: Any) -> None:
-    """In the worker: add up the seconds spent in the model."""
+    """In the worker: add up the seconds spent in the model and on its logits."""
     import time
 
-    model = worker.get_model()
-    model.arithmetic_seconds = 0.0
+    from vllm_lladav.denoising import sampler
 
-    def timed(function: Any) -> Any:
+    model = worker.get_model()
+    model.seconds = [0.0, 0.0]
+
+    def timed(function: Any, part: int) -> Any:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
             result = function(*args, **kwargs)
-            model.arithmetic_seconds += time.perf_counter() - start
+            model.seconds[part] += time.perf_counter() - start
             return result
 
         return wrapper
 
     for name in ("forward", "embed_input_ids", "compute_vocab_logits"):
-        setattr(model, name, timed(getattr(model, name)))
+        setattr(model, name, timed(getattr(model, name), 0))
+    for name in ("greedy_tokens", "chosen_probability"):
+        setattr(sampler, name, timed(getattr(sampler, name), 1))
 
 
-def take_arithmetic_seconds(worker: Any) -> float:
-    """In the worker: seconds since the last call."""
+def take_seconds(worker: Any) -> list[float]:
+    """In the worker: seconds in the model and on its logits since the last call."""
     model = worker.get_model()
-    seconds, model.arithmetic_seconds = model.arithmetic_seconds, 0.0
+    seconds, model.seconds[:] = list(model.seconds), [0.0, 0.0]
     return seconds
 
 
 def measure(llm: Any, num_requests: int, gen_length: int, repeats: int) -> dict:
-    """Milliseconds per step: wall, arithmetic, and their difference; medians."""
+    """Milliseconds per step, medians of ``repeats`` runs."""
     from vllm import SamplingParams
 
     params = SamplingParams(
@@ -69,23 +72,23 @@ def measure(llm: Any, num_requests: int, gen_length: int, repeats: int) -> dict:
         {"prompt_token_ids": [1000 + 7 * i + j for j in range(130)]}
         for i in range(num_requests)
     ]
-    wall, arithmetic = [], []
-    for repeat in range(repeats + 1):
-        llm.collective_rpc(take_arithmetic_seconds)
+    runs = []
+    for _ in range(repeats + 1):
+        llm.collective_rpc(take_seconds)
         start = time.perf_counter()
         llm.generate(prompts, params, use_tqdm=False)
-        elapsed = time.perf_counter() - start
-        (seconds,) = llm.collective_rpc(take_arithmetic_seconds)
-        if repeat:  # the first is a warm-up
-            wall.append(1e3 * elapsed / gen_length)
-            arithmetic.append(1e3 * seconds / gen_length)
-    overhead = [w - a for w, a in zip(wall, arithmetic, strict=True)]
+        wall = time.perf_counter() - start
+        ((arithmetic, logits),) = llm.collective_rpc(take_seconds)
+        runs.append((wall, arithmetic, wall - arithmetic, logits))
+    columns = zip(*runs[1:], strict=True)  # the first run is a warm-up
+    names = ("wall_ms", "arithmetic_ms", "engine_ms", "logits_ms")
     return {
         "requests": num_requests,
         "gen_length": gen_length,
-        "wall_ms": statistics.median(wall),
-        "arithmetic_ms": statistics.median(arithmetic),
-        "overhead_ms": statistics.median(overhead),
+        **{
+            name: 1e3 * statistics.median(column) / gen_length
+            for name, column in zip(names, columns, strict=True)
+        },
     }
 
 
@@ -115,7 +118,8 @@ def main() -> None:
         print(
             f"{row['requests']:3d} requests: {row['wall_ms']:6.2f} ms a step, "
             f"{row['arithmetic_ms']:6.2f} ms arithmetic, "
-            f"{row['overhead_ms']:6.2f} ms engine"
+            f"{row['engine_ms']:6.2f} ms engine "
+            f"({row['logits_ms']:6.2f} ms of it on the logits)"
         )
     if args.output:
         machine = {
