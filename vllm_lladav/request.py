@@ -106,8 +106,9 @@ def check_supported(params: SamplingParams) -> None:
             parameter=name,
             value=str(value),
         )
-    if params.seed is not None and not MIN_SEED <= params.seed <= MAX_SEED - params.n:
-        raise _invalid("seed", params.seed, f"between {MIN_SEED} and {MAX_SEED} - n")
+    last_seed = MAX_SEED - (params.n - 1)
+    if params.seed is not None and not MIN_SEED <= params.seed <= last_seed:
+        raise _invalid("seed", params.seed, f"between {MIN_SEED} and {last_seed}")
     if not math.isfinite(params.temperature):
         raise VLLMValidationError(
             "temperature must be a finite number of at least 0",
