@@ -4,13 +4,14 @@
 Each module has one function ``apply()``, which is idempotent, and a docstring
 that says what is patched, why, what else is affected, and when the patch can
 go. :func:`apply_all` is called once in every process by ``plugin.register``.
-They leave other models alone.
+They leave other models alone unless they say otherwise.
 """
 
 from importlib import import_module
 
 PATCHES = (
     "cpu_kernels",
+    "cpu_waiting",
     "engine_arguments",
     "chat_tools",
     "image_errors",

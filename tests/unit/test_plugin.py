@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """``register()`` can be called again, and other models do not notice it."""
 
+import inspect
 import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from vllm import ModelRegistry
+from vllm import ModelRegistry, envs
 from vllm.config import ModelConfig, VllmConfig
+from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 from vllm.engine import arg_utils
 from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.generate.beam_search.online import BeamSearchOnlineMixin
@@ -98,6 +100,13 @@ def test_patches_wrap_once(owner: Any, name: str):
     original = wrapper.__wrapped__
     original = getattr(original, "__func__", original)
     assert "patches" not in Path(original.__code__.co_filename).parts
+
+
+@pytest.mark.skipif(not current_platform.is_cpu(), reason="spins on a GPU machine")
+def test_spins_on_reserved_cores_only():
+    spins = envs.VLLM_CPU_NUM_OF_RESERVED_CPU != 0
+    signature = inspect.signature(SpinCondition)
+    assert bool(signature.parameters["busy_loop_s"].default) == spins
 
 
 def test_model_is_known():

@@ -8,7 +8,7 @@ step may transfer, and in tiles of bounded size.
 from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         DenoisingState,
         DenoisingStep,
     )
+    from vllm_lladav.model.lladav import LlavaLLaDAModelLM
 
 LOGITS_TILE_BYTES = 32 << 20
 """Float32 logits that exist at once; 66 rows of the official vocabulary."""
@@ -42,13 +43,13 @@ class DenoisingSampler:
 
     def __init__(self, state: "DenoisingState") -> None:
         self._state = state
-        self._model: Any = state.model
+        self._model = cast("LlavaLLaDAModelLM", state.model)
         config = state.model_config.hf_config
-        self._banned = torch.tensor(
-            [i for i in config.banned_token_ids if i < config.tokenizer_length],
-            device=state.device,
-        )
-        self._tile_rows = max(1, LOGITS_TILE_BYTES // (4 * config.tokenizer_length))
+        self._vocab_size = config.tokenizer_length
+        banned = [i for i in config.banned_token_ids if i < self._vocab_size]
+        padding = range(self._vocab_size, self._model.padded_vocab_size)
+        self._not_words = torch.tensor([*banned, *padding], device=state.device)
+        self._tile_rows = max(1, LOGITS_TILE_BYTES // (4 * self._vocab_size))
 
     def add_request(self, req_idx: int, sampling_params: Any) -> None:
         """The state has all that is needed."""
@@ -146,36 +147,45 @@ class DenoisingSampler:
         Returns:
             Tokens ``[n]`` (int64) and confidence ``[n]`` (float64).
         """
-        owners = [owner for owner, count in segments for _ in range(count)]
-        tokens, confidence = [], []
-        for start in range(0, len(hidden_states), self._tile_rows):
-            tile = slice(start, start + self._tile_rows)
-            logits = self._model.compute_vocab_logits(hidden_states[tile])
-            logits.index_fill_(-1, self._banned, float("-inf"))
-            best = chosen = greedy_tokens(logits)
-            noisy = [
-                (row, owner)
-                for row, owner in enumerate(owners[tile])
-                if owner is not None and owner.canvas.params.temperature > 0
-            ]
-            if noisy:
-                chosen = best.clone()
-            for row, owner in noisy:
-                noise = torch.empty(
-                    1, logits.shape[-1], dtype=torch.float64, device=logits.device
-                ).uniform_(generator=owner.generator)
-                chosen[row] = gumbel_tokens(
-                    logits[row : row + 1], owner.canvas.params.temperature, noise
-                )
-            tokens.append(chosen)
-            confidence.append(chosen_probability(logits, best, chosen))
-        if not tokens:
+        num_rows = len(hidden_states)
+        if num_rows == 0:
             device = self._state.device
             return (
                 torch.empty(0, dtype=torch.int64, device=device),
                 torch.empty(0, dtype=torch.float64, device=device),
             )
+        owners = [owner for owner, count in segments for _ in range(count)]
+        # Of even sizes: a product with a few rows costs as much as one with many.
+        tiles = torch.arange(num_rows).tensor_split(-(-num_rows // self._tile_rows))
+        predictions = []
+        for tile in tiles:
+            rows = slice(int(tile[0]), int(tile[-1]) + 1)
+            predictions.append(self._predict_tile(hidden_states[rows], owners[rows]))
+        tokens, confidence = zip(*predictions, strict=True)
         return torch.cat(tokens), torch.cat(confidence)
+
+    def _predict_tile(
+        self,
+        hidden_states: torch.Tensor,
+        owners: "Sequence[DenoisingRequest | None]",
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As :meth:`_predict`, for at most as many rows as a tile has."""
+        logits = self._model.compute_vocab_logits(hidden_states)
+        logits.index_fill_(-1, self._not_words, float("-inf"))
+        best = chosen = greedy_tokens(logits)
+        noisy = [
+            (row, owner)
+            for row, owner in enumerate(owners)
+            if owner is not None and owner.canvas.params.temperature > 0
+        ]
+        if noisy:
+            chosen = best.clone()
+        for row, owner in noisy:
+            words = logits[row : row + 1, : self._vocab_size]
+            noise = torch.empty_like(words, dtype=torch.float64)
+            noise.uniform_(generator=owner.generator)
+            chosen[row] = gumbel_tokens(words, owner.canvas.params.temperature, noise)
+        return chosen, chosen_probability(logits, best, chosen)
 
     def _pack(self, outputs: list[list[int]], input_batch: InputBatch) -> SamplerOutput:
         """As vLLM expects it: ``[num_reqs, width]`` tokens and counts."""

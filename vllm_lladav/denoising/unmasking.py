@@ -71,14 +71,19 @@ def chosen_probability(
         chosen: ``[n]``, int64.
 
     Returns:
-        ``[n]``, float64. No ``[n, vocab]`` float64 copy is made: the terms beside
-        the largest one, which is 1, are added up apart from it in float32, so
-        that probabilities next to 1 still differ as they do in float64.
+        ``[n]``, float64. No ``[n, vocab]`` float64 copy is made: a probability
+        next to 1 is what the others, added up apart from it, leave of 1, so that
+        such rows still differ as they do in float64.
     """
-    largest = logits.gather(-1, best[:, None])
-    numerator = (logits.gather(-1, chosen[:, None]) - largest).double().exp()
-    others = logits.sub_(largest).exp_().scatter_(-1, best[:, None], 0.0).sum(dim=-1)
-    return numerator[:, 0] / (1 + others.double())
+    best = best[:, None]
+    ratio = logits.gather(-1, chosen[:, None]).double() - logits.gather(-1, best)
+    probabilities = torch.softmax(logits, dim=-1, out=logits)
+    largest = probabilities.gather(-1, best).double()[:, 0]
+    (likely,) = (largest > 0.5).nonzero(as_tuple=True)
+    if len(likely):
+        others = probabilities[likely].scatter_(-1, best[likely], 0.0).sum(dim=-1)
+        largest[likely] = 1 - others.double()
+    return ratio[:, 0].exp() * largest
 
 
 def select_transfers(

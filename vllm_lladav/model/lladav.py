@@ -66,7 +66,9 @@ class LlavaLLaDAModelLM(nn.Module, SupportsMultiModal):
                 quant_config=vllm_config.quant_config,
                 prefix=maybe_prefix(prefix, "lm_head"),
             )
-        self.logits_processor = LogitsProcessor(self.vocab_size)
+        # Cutting the padding off would leave logits that are not contiguous.
+        self.padded_vocab_size = self.lm_head.num_embeddings_padded
+        self.logits_processor = LogitsProcessor(self.vocab_size, self.padded_vocab_size)
 
     @staticmethod
     def get_model_state_cls() -> type:
@@ -128,7 +130,10 @@ class LlavaLLaDAModelLM(nn.Module, SupportsMultiModal):
         return hidden_states
 
     def compute_vocab_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """``[n, hidden]`` to ``[n, tokenizer length]``, float32."""
+        """``[n, hidden]`` to ``[n, padded vocabulary]``, float32, contiguous.
+
+        Columns past the tokenizer's length mean nothing.
+        """
         logits = self.logits_processor(self.lm_head, hidden_states)
         assert logits is not None, "the platform must gather logits to all ranks"
         return logits.float()
