@@ -8,6 +8,7 @@ from typing import Any
 
 from vllm_lladav.config import ADDITIONAL_CONFIG_KEY, PLUGINS, ServerConfig
 from vllm_lladav.denoising.params import REMASKING
+from vllm_lladav.pruning.params import POLICIES, POSITIONS, QUERIES
 
 OFFICIAL_CHECKPOINT = "GSAI-ML/LLaDA-V"
 MODEL_ENV = "VLLM_LLADAV_MODEL"
@@ -37,8 +38,8 @@ def add_arguments(parser: Any) -> None:
         "overrides the defaults through vllm_xargs.",
     )
 
-    def add(name: str, text: str, **kwargs: Any) -> None:
-        default = getattr(defaults, name)
+    def add(name: str, text: str, default: str = "", **kwargs: Any) -> None:
+        default = default or getattr(defaults, name)
         group.add_argument(
             "--" + name.replace("_", "-"),
             default=SUPPRESS,
@@ -69,6 +70,48 @@ def add_arguments(parser: Any) -> None:
         choices=REMASKING,
     )
     add("max_gen_length", "Longest canvas that a request may ask for.", type=int)
+    add(
+        "prune_rate",
+        "With --plugin pruning: share of the visual tokens that is dropped in the "
+        "first denoising step; 0 is off.",
+        type=float,
+    )
+    add(
+        "prune_layer",
+        "Decoder layer, counted from 1, after which they are dropped.",
+        default="half the depth, rounded up",
+        type=int,
+    )
+    add(
+        "prune_stages",
+        "Several cuts instead, as step:layer:rate,step:layer:rate; each rate is of "
+        "the visual tokens that are still there.",
+        type=str,
+    )
+    add("prune_policy", "How visual tokens are ranked.", choices=POLICIES)
+    add(
+        "prune_queries",
+        "Rows whose attention counts: all positions, masked positions of the "
+        "canvas, or the last position.",
+        default="answer for the policy aggregated, else all",
+        choices=QUERIES,
+    )
+    add(
+        "prune_positions",
+        "Positions of the kept tokens: their own, or renumbered without gaps.",
+        choices=POSITIONS,
+    )
+    add(
+        "prune_min_visual_tokens",
+        "A request with fewer visual tokens is left alone.",
+        type=int,
+    )
+    add(
+        "prune_tau",
+        "Share of the attention mass that the policy adaptive keeps, dropping at "
+        "least --prune-rate.",
+        type=float,
+    )
 
 
 def merge_arguments(

@@ -6,10 +6,12 @@ They come from the command line (``cli.py``) or from
 and are read there through :meth:`ServerConfig.of`.
 """
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
 from vllm_lladav.denoising.params import REMASKING
+from vllm_lladav.pruning.params import POLICIES, POSITIONS, QUERIES, parse_stages
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -30,9 +32,19 @@ class ServerConfig:
             sets no ``steps``.
         remasking: of a request that sets none.
         max_gen_length: longest canvas that a request may ask for.
+        prune_rate: share of the visual tokens that is dropped; 0 is off.
+        prune_layer: decoder layer, counted from 1, after which they are dropped in
+            the first step; None for half the depth, rounded up.
+        prune_stages: several cuts, ``step:layer:rate,...``, instead of these two.
+        prune_policy: how visual tokens are ranked.
+        prune_queries: rows whose attention counts; None for ``answer`` with the
+            policy ``aggregated`` and ``all`` with the others.
+        prune_positions: of kept tokens: ``original`` or ``compact``.
+        prune_min_visual_tokens: a request with fewer is left alone.
+        prune_tau: share of the attention mass that the policy ``adaptive`` keeps.
 
-    The defaults are those of the official ``generate_demo.py``: 128 positions,
-    one block, one step for each.
+    The defaults of denoising are those of the official ``generate_demo.py``: 128
+    positions, one block, one step for each. Pruning needs the plugin ``pruning``.
     """
 
     plugin: str = "none"
@@ -41,18 +53,75 @@ class ServerConfig:
     tokens_per_step: int = 1
     remasking: str = "low_confidence"
     max_gen_length: int = 1024
+    prune_rate: float = 0.5
+    prune_layer: int | None = None
+    prune_stages: str | None = None
+    prune_policy: str = "fastv"
+    prune_queries: str | None = None
+    prune_positions: str = "original"
+    prune_min_visual_tokens: int = 0
+    prune_tau: float = 0.95
 
     def __post_init__(self) -> None:
         _require_one_of("plugin", self.plugin, PLUGINS)
         _require_one_of("remasking", self.remasking, REMASKING)
         for name in ("gen_length", "block_length", "tokens_per_step", "max_gen_length"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1: {value!r}")
+            _require_integer(name, getattr(self, name), least=1)
         if self.gen_length > self.max_gen_length:
             raise ValueError(
                 f"gen_length ({self.gen_length}) must not exceed "
                 f"max_gen_length ({self.max_gen_length})"
+            )
+        self._check_pruning()
+
+    def _check_pruning(self) -> None:
+        """What can be checked without the model's depth."""
+        if self.plugin != "pruning":
+            for field in fields(self):
+                value = getattr(self, field.name)
+                if field.name.startswith("prune_") and value != field.default:
+                    raise ValueError(f"{field.name} needs --plugin pruning: {value!r}")
+        _require_number("prune_rate", self.prune_rate)
+        if not 0 <= self.prune_rate < 1:
+            raise ValueError(
+                f"prune_rate must be at least 0 (off) and below 1: {self.prune_rate!r}"
+            )
+        _require_number("prune_tau", self.prune_tau)
+        if not 0 < self.prune_tau <= 1:
+            raise ValueError(
+                f"prune_tau must be above 0 and at most 1: {self.prune_tau!r}"
+            )
+        if self.prune_layer is not None:
+            _require_integer("prune_layer", self.prune_layer, least=1)
+        _require_integer(
+            "prune_min_visual_tokens", self.prune_min_visual_tokens, least=0
+        )
+        _require_one_of("prune_policy", self.prune_policy, POLICIES)
+        _require_one_of("prune_queries", self.prune_queries, (*QUERIES, None))
+        _require_one_of("prune_positions", self.prune_positions, POSITIONS)
+        if self.prune_stages is not None:
+            if not isinstance(self.prune_stages, str):
+                raise ValueError(f"prune_stages must be text: {self.prune_stages!r}")
+            try:
+                parse_stages(self.prune_stages)
+            except ValueError as error:
+                raise ValueError(
+                    f"prune_stages must be step:layer:rate,...: {error}"
+                ) from None
+
+    def check_depth(self, num_layers: int) -> None:
+        """Check the layers against the model's.
+
+        Raises:
+            ValueError: if tokens are to be dropped after a layer that is not there.
+        """
+        layers = [self.prune_layer or 1]
+        if self.prune_stages is not None:
+            layers += [stage.layer for stage in parse_stages(self.prune_stages)]
+        if max(layers) > num_layers:
+            raise ValueError(
+                f"pruning after layer {max(layers)} is not possible: the model has "
+                f"{num_layers} layers"
             )
 
     @classmethod
@@ -82,6 +151,21 @@ class ServerConfig:
         return asdict(self)
 
 
-def _require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+def _require_one_of(name: str, value: object, allowed: tuple[str | None, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}: {value!r}")
+        names = ", ".join(name for name in allowed if name is not None)
+        raise ValueError(f"{name} must be one of {names}: {value!r}")
+
+
+def _require_integer(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}: {value!r}")
+
+
+def _require_number(name: str, value: object) -> None:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+    ):
+        raise ValueError(f"{name} must be a finite number: {value!r}")

@@ -18,6 +18,8 @@ from vllm.exceptions import VLLMValidationError
 
 from vllm_lladav.config import ServerConfig
 from vllm_lladav.denoising.params import REMASKING, DenoisingParams
+from vllm_lladav.pruning.request import PRUNING_ARGS, resolve_pruning
+from vllm_lladav.request_args import RequestArgs, invalid
 
 RESOLVED_KEY = "lladav"
 """Where in ``SamplingParams.extra_args`` the resolved parameters travel."""
@@ -25,7 +27,14 @@ RESOLVED_KEY = "lladav"
 STOPS_KEY = "lladav_stops"
 """Where the client's ``stop`` and ``stop_token_ids`` travel, for ``stop_reason``."""
 
-REQUEST_ARGS = ("gen_length", "block_length", "steps", "remasking", "generation_suffix")
+DENOISING_ARGS = (
+    "gen_length",
+    "block_length",
+    "steps",
+    "remasking",
+    "generation_suffix",
+)
+REQUEST_ARGS = DENOISING_ARGS + PRUNING_ARGS
 """Names accepted in ``vllm_xargs``."""
 
 MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1
@@ -67,11 +76,13 @@ class Limits:
         max_prompt_len: ``tokenizer_model_max_length`` of the checkpoint.
         max_model_len: prompt, canvas and suffix together stay below it.
         num_kv_slots: of the whole KV cache; None while it is not known.
+        num_layers: decoder layers of the checkpoint.
     """
 
     max_prompt_len: int
     max_model_len: int
     num_kv_slots: int | None
+    num_layers: int
 
 
 def denoising_params(sampling_params: SamplingParams | None) -> DenoisingParams:
@@ -108,7 +119,7 @@ def check_supported(params: SamplingParams) -> None:
         )
     last_seed = MAX_SEED - (params.n - 1)
     if params.seed is not None and not MIN_SEED <= params.seed <= last_seed:
-        raise _invalid("seed", params.seed, f"between {MIN_SEED} and {last_seed}")
+        raise invalid("seed", params.seed, f"between {MIN_SEED} and {last_seed}")
     if not math.isfinite(params.temperature):
         raise VLLMValidationError(
             "temperature must be a finite number of at least 0",
@@ -134,19 +145,25 @@ def resolve(
     Raises:
         VLLMValidationError: naming the parameter, its value and what is allowed.
     """
-    args = _RequestArgs(params.extra_args or {})
-    args.refuse_unknown()
+    args = RequestArgs(params.extra_args or {})
+    args.refuse_unknown(REQUEST_ARGS)
     suffix = _encode(tokenizer, args.string("generation_suffix", ""))
     lengths = _resolve_lengths(args, params.max_tokens, server)
     remasking = args.one_of("remasking", REMASKING, server.remasking)
-    if (params.temperature > 0 or remasking == "random") and params.seed is None:
+    pruning = resolve_pruning(args, server, limits.num_layers, lengths["steps"])
+    is_random = (
+        params.temperature > 0
+        or remasking == "random"
+        or (pruning is not None and pruning.policy == "random")
+    )
+    if is_random and params.seed is None:
         # Drawn here, once: every tensor-parallel rank must draw the same noise.
         params.seed = secrets.randbits(32)
     stops = [params.stop] if isinstance(params.stop, str) else params.stop or []
     stop_sequences = [_encode(tokenizer, stop) for stop in stops]
     stop_sequences += [(token_id,) for token_id in params.stop_token_ids or []]
     if not all(stop_sequences):
-        raise _invalid("stop", stops, "strings that encode to at least one token")
+        raise invalid("stop", stops, "strings that encode to at least one token")
     ends = not params.ignore_eos and (end_token_id,) not in stop_sequences
     resolved = DenoisingParams(
         **lengths,
@@ -156,6 +173,7 @@ def resolve(
         stop_sequences=tuple(stop_sequences),
         end_token_id=end_token_id if ends else None,
         suffix_token_ids=suffix,
+        pruning=pruning,
     )
     _check_fits(resolved, prompt_len, limits)
     params.extra_args = {
@@ -171,7 +189,7 @@ def resolve(
 
 
 def _resolve_lengths(
-    args: "_RequestArgs", max_tokens: int | None, server: ServerConfig
+    args: RequestArgs, max_tokens: int | None, server: ServerConfig
 ) -> dict[str, int]:
     """gen_length, block_length, steps and max_answer_tokens.
 
@@ -185,19 +203,19 @@ def _resolve_lengths(
     name = "gen_length" if "gen_length" in args else "max_tokens"
     gen_length = args.integer("gen_length", wanted)
     if gen_length > server.max_gen_length:
-        raise _invalid(
+        raise invalid(
             name, gen_length, f"at most {server.max_gen_length} (--max-gen-length)"
         )
     block_length = args.integer("block_length", min(server.block_length, gen_length))
     num_blocks = -(-gen_length // block_length)
     if "gen_length" in args and gen_length % block_length:
-        raise _invalid(
+        raise invalid(
             "block_length", block_length, f"a divisor of gen_length ({gen_length})"
         )
     answer_len = min(wanted, gen_length)
     gen_length = num_blocks * block_length
     if gen_length > server.max_gen_length:
-        raise _invalid(
+        raise invalid(
             "block_length",
             block_length,
             f"one with which {name} ({answer_len}), rounded up to whole blocks, is "
@@ -206,7 +224,7 @@ def _resolve_lengths(
     steps_per_block = -(-block_length // server.tokens_per_step)
     steps = args.integer("steps", steps_per_block * num_blocks)
     if steps % num_blocks:
-        raise _invalid(
+        raise invalid(
             "steps",
             steps,
             f"a multiple of the number of blocks ({num_blocks} of {block_length} "
@@ -222,7 +240,7 @@ def _resolve_lengths(
 
 def _check_fits(params: DenoisingParams, prompt_len: int, limits: Limits) -> None:
     if prompt_len > limits.max_prompt_len:
-        raise _invalid(
+        raise invalid(
             "prompt",
             f"{prompt_len} tokens",
             f"at most {limits.max_prompt_len} tokens, images included "
@@ -234,11 +252,11 @@ def _check_fits(params: DenoisingParams, prompt_len: int, limits: Limits) -> Non
         f"({len(params.suffix_token_ids)}) = {needed} tokens"
     )
     if needed >= limits.max_model_len:
-        raise _invalid(
+        raise invalid(
             "max_tokens", size, f"less than max_model_len ({limits.max_model_len})"
         )
     if limits.num_kv_slots is not None and needed > limits.num_kv_slots:
-        raise _invalid(
+        raise invalid(
             "max_tokens",
             size,
             f"at most {limits.num_kv_slots} tokens, the whole KV cache",
@@ -247,48 +265,3 @@ def _check_fits(params: DenoisingParams, prompt_len: int, limits: Limits) -> Non
 
 def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
     return tuple(tokenizer.encode(text, add_special_tokens=False))
-
-
-def _invalid(parameter: str, value: object, allowed: str) -> VLLMValidationError:
-    return VLLMValidationError(
-        f"{parameter} must be {allowed}; got {value}", parameter=parameter
-    )
-
-
-class _RequestArgs:
-    """Typed access to ``vllm_xargs``."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self._values = {k: v for k, v in values.items() if v is not None}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._values
-
-    def refuse_unknown(self) -> None:
-        for name in self._values:
-            if name not in REQUEST_ARGS:
-                raise VLLMValidationError(
-                    f"unknown name in vllm_xargs: {name}; "
-                    f"known are {', '.join(REQUEST_ARGS)}",
-                    parameter=name,
-                )
-
-    def integer(self, name: str, default: int) -> int:
-        value = self._values.get(name, default)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise _invalid(name, repr(value), "an integer of at least 1")
-        return int(value)
-
-    def string(self, name: str, default: str) -> str:
-        value = self._values.get(name, default)
-        if not isinstance(value, str):
-            raise _invalid(name, repr(value), "a string")
-        return value
-
-    def one_of(self, name: str, allowed: tuple[str, ...], default: str) -> str:
-        value = self._values.get(name, default)
-        if value not in allowed:
-            raise _invalid(name, repr(value), f"one of {', '.join(allowed)}")
-        return str(value)

@@ -41,7 +41,6 @@ def is_servable(case: GoldenCase) -> bool:
     """Whether the engine has what the case was recorded with."""
     return (
         case.dllm_cache is None
-        and case.prune is None
         and case.generate.cfg_scale == 0
         and not case.config_overrides
     )
@@ -74,9 +73,20 @@ def sampling_of(case: GoldenCase, **changes: Any) -> SamplingParams:
             "block_length": generate.block_length,
             "steps": generate.steps,
             "generation_suffix": generate.generation_suffix,
+            **_pruning_of(case),
         },
     }
     return SamplingParams(**{**fields, **changes})
+
+
+def _pruning_of(case: GoldenCase) -> dict[str, Any]:
+    if case.prune is None:
+        return {"prune_rate": 0}
+    return {
+        "prune_rate": case.prune.ratio,
+        "prune_layer": case.prune.layer,
+        "prune_queries": {"gen": "answer"}.get(case.prune.queries, case.prune.queries),
+    }
 
 
 def recorded_steps(case: GoldenCase) -> list[list[int]]:
@@ -125,6 +135,7 @@ class Engine:
             "dtype": "float32",
             "kv_cache_memory_bytes": 1 << 28,
             "max_num_seqs": 16,
+            "additional_config": {"lladav": {"plugin": "pruning"}},
         }
         envs.disable_envs_cache()
         with patch.dict(os.environ, _IN_PROCESS):

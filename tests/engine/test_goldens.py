@@ -27,7 +27,6 @@ def test_enough_cases_are_served():
         *("img_cache_demo", "img_cache_demo_stable", "img_truncated", "text_cfg"),
         *("text_cache_demo", "text_cache_demo_stable"),
         *("text_cache_ratio0", "text_cache_ratio1"),
-        *("prune_r50_k2_all", "prune_r75_k3_all"),
     }
 
 

@@ -28,7 +28,9 @@ from vllm_lladav.request import (
 )
 
 END = 7
-ROOMY = Limits(max_prompt_len=1000, max_model_len=10_000, num_kv_slots=None)
+ROOMY = Limits(
+    max_prompt_len=1000, max_model_len=10_000, num_kv_slots=None, num_layers=4
+)
 
 
 class Letters:
@@ -210,17 +212,23 @@ def test_none_means_not_set():
     ("limits", "parameter", "words"),
     [
         (
-            Limits(max_prompt_len=99, max_model_len=999, num_kv_slots=999),
+            Limits(
+                max_prompt_len=99, max_model_len=999, num_kv_slots=999, num_layers=4
+            ),
             "prompt",
             ["100 tokens", "at most 99", "tokenizer_model_max_length"],
         ),
         (
-            Limits(max_prompt_len=100, max_model_len=137, num_kv_slots=999),
+            Limits(
+                max_prompt_len=100, max_model_len=137, num_kv_slots=999, num_layers=4
+            ),
             "max_tokens",
             ["(100)", "(32)", "(5)", "= 137 tokens", "max_model_len (137)"],
         ),
         (
-            Limits(max_prompt_len=100, max_model_len=138, num_kv_slots=136),
+            Limits(
+                max_prompt_len=100, max_model_len=138, num_kv_slots=136, num_layers=4
+            ),
             "max_tokens",
             ["(100)", "(32)", "(5)", "= 137 tokens", "at most 136", "KV cache"],
         ),
@@ -236,7 +244,9 @@ def test_too_large_requests_are_refused_with_the_numbers(limits, parameter, word
 
 
 def test_largest_request_that_fits():
-    limits = Limits(max_prompt_len=100, max_model_len=138, num_kv_slots=137)
+    limits = Limits(
+        max_prompt_len=100, max_model_len=138, num_kv_slots=137, num_layers=4
+    )
     params, _ = resolved(
         {"generation_suffix": "after"}, max_tokens=32, prompt_len=100, limits=limits
     )

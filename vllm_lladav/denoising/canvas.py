@@ -29,8 +29,8 @@ Predict = Callable[[np.ndarray], np.ndarray]
 class FinishMark(IntEnum):
     """Closes a finished request's token list on its way to the scheduler.
 
-    vLLM's step output carries token ids only; negative ids are free. A stop
-    string is marked with ``STOP_STRING - index`` of the string in the request.
+    A stop string is marked with ``STOP_STRING - index`` of the string in the
+    request.
     """
 
     LENGTH = -1
@@ -42,7 +42,8 @@ class Canvas:
     """One request's tokens while it is denoised.
 
     Positions are absolute: prompt ``[0, P)``, canvas ``[P, P + gen_length)``,
-    then the generation suffix.
+    then the generation suffix. Where prompt tokens are pruned, all positions move
+    up (:meth:`keep_prompt`).
 
     Args:
         params: the request.
@@ -91,6 +92,21 @@ class Canvas:
     def tail(self) -> np.ndarray:
         """Canvas and suffix tokens: ``[gen_length + suffix]``, int64."""
         return self.token_ids[self.prompt_len :]
+
+    def masks(self) -> np.ndarray:
+        """Masks of the canvas, ascending: ``[n]``, int64."""
+        return self.prompt_len + np.flatnonzero(self.generated == self.mask_token_id)
+
+    def keep_prompt(self, positions: np.ndarray) -> None:
+        """Drop all prompt tokens but those at ``positions`` (``[P']``, ascending)."""
+        num_dropped = self.prompt_len - len(positions)
+        self.token_ids = np.concatenate([self.token_ids[positions], self.tail])
+        self.prompt_len -= num_dropped
+        self.canvas_end -= num_dropped
+        self._block_start -= num_dropped
+        self._block_end -= num_dropped
+        if self._stop is not None:
+            self._stop -= num_dropped
 
     def candidates(self) -> np.ndarray:
         """Masks that this step may transfer, ascending: ``[n]``, int64.

@@ -4,6 +4,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from vllm_lladav.pruning.params import PruningParams
+
 REMASKING = ("low_confidence", "random")
 
 
@@ -23,6 +25,7 @@ class DenoisingParams:
             the canvas, in the order of the request.
         end_token_id: ends the answer like a stop sequence; None to go on.
         suffix_token_ids: fixed tokens behind the canvas, returned after the answer.
+        pruning: of visual tokens; None to keep all.
     """
 
     gen_length: int
@@ -35,6 +38,7 @@ class DenoisingParams:
     stop_sequences: tuple[tuple[int, ...], ...] = ()
     end_token_id: int | None = None
     suffix_token_ids: tuple[int, ...] = ()
+    pruning: PruningParams | None = None
 
     def __post_init__(self) -> None:
         assert self.gen_length % self.block_length == 0, self
@@ -54,7 +58,8 @@ class DenoisingParams:
 
     @property
     def is_random(self) -> bool:
-        return self.temperature > 0 or self.remasking == "random"
+        prunes_randomly = self.pruning is not None and self.pruning.policy == "random"
+        return self.temperature > 0 or self.remasking == "random" or prunes_randomly
 
     @property
     def num_tail_tokens(self) -> int:
@@ -71,9 +76,11 @@ class DenoisingParams:
     @classmethod
     def from_values(cls, values: dict[str, Any], seed: int | None) -> Self:
         """The inverse of :meth:`to_values`; sequences may come as lists."""
+        pruning = values["pruning"]
         return cls(
             **{
                 **values,
+                "pruning": pruning and PruningParams.from_values(pruning),
                 "stop_sequences": tuple(map(tuple, values["stop_sequences"])),
                 "suffix_token_ids": tuple(values["suffix_token_ids"]),
                 "seed": seed,

@@ -16,6 +16,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
 
+from vllm_lladav.denoising.marks import with_prune_report
 from vllm_lladav.denoising.unmasking import (
     chosen_probability,
     greedy_tokens,
@@ -76,7 +77,7 @@ class DenoisingSampler:
         # A request may have ended while this step was already scheduled.
         active = [
             (request, start, request.canvas.candidates())
-            for request, start in zip(step.requests, step.starts, strict=True)
+            for request, start in zip(step.requests, step.starts(), strict=True)
             if not request.canvas.finished
         ]
         if not active:
@@ -102,8 +103,11 @@ class DenoisingSampler:
             in_prompt = transferred[transferred < request.canvas.prompt_len]
             if len(in_prompt):
                 self._state.overwrite_prompt(request, in_prompt)
-            outputs[id(request)] = request.canvas.take_output()
-        return [outputs.get(id(request), []) for request in step.requests]
+            output = request.canvas.take_output()
+            if (report := request.take_prune_report()) is not None:
+                output = with_prune_report(output, report)
+            outputs[request.req_id] = output
+        return [outputs.get(request.req_id, []) for request in step.requests]
 
     def _predict_tokens(
         self,

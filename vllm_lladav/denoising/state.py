@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a worker keeps of the running requests, and the inputs of each step."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -20,8 +22,19 @@ from vllm.v1.worker.gpu.states import RequestState
 from vllm.v1.worker.utils import AttentionGroup
 
 from vllm_lladav.denoising.canvas import Canvas
+from vllm_lladav.denoising.marks import PruneReport
+from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.denoising.sampler import DenoisingSampler
+from vllm_lladav.model import decoder
+from vllm_lladav.pruning.params import PruneStage, PruningParams
+from vllm_lladav.pruning.prune_pass import AttentionInputs, Pruned, PrunePass
 from vllm_lladav.request import denoising_params, is_resolved
+
+if TYPE_CHECKING:
+    from vllm_lladav.model.lladav import LlavaLLaDAModelLM
+
+OnPruned = Callable[[str, Pruned], None]
+"""Called with a request's id and what a stage did to it."""
 
 
 @dataclass
@@ -29,16 +42,77 @@ class DenoisingRequest:
     """One running request in this worker.
 
     Attributes:
+        req_id: vLLM's.
         canvas: its tokens.
+        plan: what its steps compute.
         generator: of its noise; None if nothing is random.
+        visual: ``[m]``, int64: positions of the visual tokens that are left.
+        image_ids: ``[m]``, int64: the image of each.
+        positions: ``[n]``, int64: of all its tokens, for the rotary embedding; None
+            while they are 0 to n - 1.
         prompt_embeds: ``[P, hidden]``, visual tokens merged in. Made at the
             first step and kept, because every full step needs it and the
             encoder cache lets go of the images after the first.
+        prune_report: of the step that runs.
+        on_pruned: tells an observer.
     """
 
+    req_id: str
     canvas: Canvas
+    plan: StepPlan
     generator: torch.Generator | None
+    visual: torch.Tensor
+    image_ids: torch.Tensor
+    positions: torch.Tensor | None = None
     prompt_embeds: torch.Tensor | None = None
+    prune_report: PruneReport | None = None
+    on_pruned: OnPruned | None = None
+
+    def __len__(self) -> int:
+        return len(self.canvas)
+
+    @property
+    def pruning(self) -> PruningParams | None:
+        return self.plan.params.pruning
+
+    @property
+    def seed(self) -> int | None:
+        return self.plan.params.seed
+
+    def stages(self) -> tuple[PruneStage, ...]:
+        """What is pruned in the step that runs."""
+        return self.plan.stages(self.canvas.step)
+
+    def attention_rows(self, queries: str) -> torch.Tensor:
+        """Positions whose attention counts for ``queries``: ``[r]``, int64."""
+        if queries == "answer":
+            rows = torch.from_numpy(self.canvas.masks())
+        elif queries == "last":
+            rows = torch.tensor([len(self) - 1])
+        else:
+            rows = torch.arange(len(self))
+        return rows.to(self.visual.device)
+
+    def keep_visual(self, pruned: Pruned) -> None:
+        """Forget the visual tokens that are not kept; all positions move up."""
+        prompt = pruned.positions[: -self.plan.params.num_tail_tokens]
+        assert self.pruning is not None and self.prompt_embeds is not None
+        if self.pruning.positions == "original":
+            old = self.positions
+            self.positions = pruned.positions if old is None else old[pruned.positions]
+        self.prompt_embeds = self.prompt_embeds[prompt]
+        self.canvas.keep_prompt(prompt.cpu().numpy())
+        self.visual = torch.searchsorted(prompt, self.visual[pruned.kept])
+        self.image_ids = self.image_ids[pruned.kept]
+        spent = 0 if self.prune_report is None else self.prune_report.microseconds
+        spent += round(pruned.seconds * 1e6)
+        self.prune_report = PruneReport(len(self.visual), spent)
+        if self.on_pruned is not None:
+            self.on_pruned(self.req_id, pruned)
+
+    def take_prune_report(self) -> PruneReport | None:
+        report, self.prune_report = self.prune_report, None
+        return report
 
 
 @dataclass
@@ -47,15 +121,19 @@ class DenoisingStep:
 
     Attributes:
         requests: in batch order.
-        starts: first row of each in the flattened batch; positions of a canvas
-            are counted from there.
-        hidden_states: ``[num_tokens, hidden]``, after the final norm; set by
-            the model's forward.
+        prune_pass: prunes on the way through the layers.
+        hidden_states: ``[num_tokens, hidden]``, after the final norm, of the tokens
+            that are left; set by the model's forward.
     """
 
     requests: list[DenoisingRequest]
-    starts: list[int]
+    prune_pass: PrunePass
     hidden_states: torch.Tensor | None = field(default=None, repr=False)
+
+    def starts(self) -> list[int]:
+        """First row of each request in ``hidden_states``; the positions of its
+        canvas are counted from there."""
+        return np.cumsum([0, *map(len, self.requests)])[:-1].tolist()
 
 
 class DenoisingState(ModelState):
@@ -75,10 +153,13 @@ class DenoisingState(ModelState):
         device: torch.device,
     ) -> None:
         super().__init__(vllm_config, model, encoder_cache, device)
-        self._lladav: Any = model
+        self._lladav = cast("LlavaLLaDAModelLM", model)
+        self._attentions = decoder.attentions(self._lladav.model)
         self._mask_token_id = self.model_config.hf_config.mask_token_id
         self._requests: dict[str, DenoisingRequest] = {}
         self._step: DenoisingStep | None = None
+        self._attention_inputs: Callable[[np.ndarray], AttentionInputs] | None = None
+        self.on_pruned: OnPruned | None = None
 
     def custom_sampler(self, sampler: Any) -> tuple[Any, Any]:
         return DenoisingSampler(self), None
@@ -94,7 +175,11 @@ class DenoisingState(ModelState):
         if params.is_random:
             assert params.seed is not None
             generator = torch.Generator(self.device).manual_seed(params.seed)
+        images = [feature.mm_position for feature in new_req_data.mm_features]
+        visual = [np.arange(i.offset, i.offset + i.length) for i in images]
+        lengths = [image.length for image in images]
         self._requests[new_req_data.req_id] = DenoisingRequest(
+            req_id=new_req_data.req_id,
             canvas=Canvas(
                 params,
                 prompt,
@@ -102,7 +187,15 @@ class DenoisingState(ModelState):
                 # After a preemption vLLM sends the answer so far with the prompt.
                 num_emitted=len(new_req_data.prefill_token_ids) - len(prompt),
             ),
+            plan=StepPlan(params, len(prompt), tuple(lengths)),
             generator=generator,
+            visual=torch.tensor(
+                np.concatenate([np.empty(0, np.int64), *visual]), device=self.device
+            ),
+            image_ids=torch.tensor(
+                np.repeat(np.arange(len(images)), lengths), device=self.device
+            ),
+            on_pruned=self.on_pruned,
         )
 
     def remove_request(self, req_id: str) -> None:
@@ -121,8 +214,9 @@ class DenoisingState(ModelState):
             return embeds
         self.execute_mm_encoder(scheduled_encoder_inputs)
         requests = [self._requests[req_id] for req_id in input_batch.req_ids]
-        starts = input_batch.query_start_loc_np[: len(requests)].tolist()
-        self._step = DenoisingStep(requests, starts)
+        assert self._attention_inputs is not None
+        prune_pass = PrunePass(requests, self._attentions, self._attention_inputs)
+        self._step = DenoisingStep(requests, prune_pass)
         for req_id, request in zip(input_batch.req_ids, requests, strict=True):
             if request.prompt_embeds is None:
                 request.prompt_embeds = self._embed_prompt(req_id, request.canvas)
@@ -140,7 +234,28 @@ class DenoisingState(ModelState):
     def prepare_inputs(
         self, input_batch: InputBatch, req_states: RequestState
     ) -> dict[str, Any]:
-        return {} if self._step is None else {"step": self._step}
+        if self._step is None:
+            return {}
+        inputs: dict[str, Any] = {"step": self._step}
+        requests = self._step.requests
+        if any(request.positions is not None for request in requests):
+            inputs["positions"] = self._rotary_positions(
+                requests, input_batch.num_tokens_after_padding
+            )
+        return inputs
+
+    def _rotary_positions(
+        self, requests: Sequence[DenoisingRequest], num_tokens: int
+    ) -> torch.Tensor:
+        """``[num_tokens]``, int64; 0 where the batch is padded."""
+        parts = [
+            torch.arange(len(request), device=self.device)
+            if request.positions is None
+            else request.positions
+            for request in requests
+        ]
+        num_padding = num_tokens - sum(map(len, parts))
+        return torch.cat([*parts, parts[0].new_zeros(num_padding)])
 
     def prepare_dummy_inputs(self, num_reqs: int, num_tokens: int) -> dict[str, Any]:
         return {"inputs_embeds": self.dummy_inputs_embeds(num_tokens)}
@@ -159,9 +274,19 @@ class DenoisingState(ModelState):
         """Attention metadata per layer: every token attends to all of its request."""
         num_reqs = input_batch.num_reqs
         seq_lens = input_batch.seq_lens_cpu_upper_bound
-        return build_attn_metadata(
+        build = partial(
+            build_attn_metadata,
             attn_groups=attn_groups,
             num_reqs=num_reqs,
+            block_tables=block_tables,
+            kv_cache_config=kv_cache_config,
+            causal=False,
+        )
+        starts = input_batch.query_start_loc_np[:num_reqs]
+        self._attention_inputs = partial(
+            self._shortened_attention, build, starts, slot_mappings
+        )
+        return build(
             num_tokens=input_batch.num_tokens,
             query_start_loc_gpu=input_batch.query_start_loc[: num_reqs + 1],
             query_start_loc_cpu=torch.from_numpy(
@@ -170,15 +295,42 @@ class DenoisingState(ModelState):
             max_query_len=int(input_batch.num_scheduled_tokens.max()),
             seq_lens=input_batch.seq_lens,
             max_seq_len=int(seq_lens[:num_reqs].max()),
-            block_tables=block_tables,
             slot_mappings=slot_mappings,
-            kv_cache_config=kv_cache_config,
             seq_lens_cpu_upper_bound=seq_lens,
             positions=input_batch.positions,
             for_cudagraph_capture=for_capture,
-            causal=False,
             ubatch_idx=ubatch_idx,
         )
+
+    def _shortened_attention(
+        self,
+        build: Callable[..., dict[str, Any]],
+        starts: np.ndarray,
+        slot_mappings: torch.Tensor,
+        lengths: np.ndarray,
+    ) -> AttentionInputs:
+        """The same batch with fewer tokens: ``lengths`` (``[num_reqs]``, int32) of
+        each request, in the first of its KV slots."""
+        positions = np.concatenate([np.arange(length) for length in lengths])
+        tokens = np.repeat(starts, lengths) + positions
+        token_index = async_tensor_h2d(tokens, device=self.device, dtype=torch.int64)
+        slot_mappings = slot_mappings[:, token_index]
+        query_start_loc = np.cumsum([0, *lengths], dtype=np.int32)
+        seq_lens = torch.from_numpy(lengths)
+        metadata = build(
+            num_tokens=len(tokens),
+            query_start_loc_gpu=async_tensor_h2d(query_start_loc, device=self.device),
+            query_start_loc_cpu=torch.from_numpy(query_start_loc),
+            max_query_len=int(lengths.max()),
+            seq_lens=async_tensor_h2d(lengths, device=self.device),
+            max_seq_len=int(lengths.max()),
+            slot_mappings=slot_mappings,
+            seq_lens_cpu_upper_bound=seq_lens,
+            positions=async_tensor_h2d(
+                positions, device=self.device, dtype=torch.int64
+            ),
+        )
+        return AttentionInputs(metadata, slot_mappings[0])
 
     # ------------------------------------------------------------- for the sampler
     def take_step(self) -> DenoisingStep | None:

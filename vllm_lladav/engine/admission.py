@@ -71,6 +71,7 @@ def resolve_request(
             max_prompt_len=config.max_prompt_len,
             max_model_len=model_config.max_model_len,
             num_kv_slots=_num_kv_slots(vllm_config),
+            num_layers=config.num_hidden_layers,
         ),
         tokenizer=tokenizer,
         end_token_id=config.eot_token_id,

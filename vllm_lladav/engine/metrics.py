@@ -34,12 +34,18 @@ class DenoisingStats(SpecDecodingStats):
         num_images: of the requests admitted.
         num_images_encoded: those that were not in the encoder cache.
         num_visual_tokens: prompt positions that images take, in requests admitted.
+        num_visual_tokens_pruned: of running requests.
+        num_blocks_returned: KV blocks that pruning gave back to the pool.
+        prune_seconds: time of the prune points of one step, per request.
     """
 
     step_seconds: list[float] = field(default_factory=list)
     num_images: int = 0
     num_images_encoded: int = 0
     num_visual_tokens: int = 0
+    num_visual_tokens_pruned: int = 0
+    num_blocks_returned: int = 0
+    prune_seconds: list[float] = field(default_factory=list)
 
     @classmethod
     def empty(cls) -> "DenoisingStats":
@@ -67,6 +73,18 @@ def _collectors() -> dict[str, Any]:
         ),
         "num_visual_tokens": counter(
             "visual_tokens", "Visual tokens in admitted requests."
+        ),
+        "num_visual_tokens_pruned": counter(
+            "visual_tokens_pruned", "Visual tokens dropped by pruning."
+        ),
+        "num_blocks_returned": counter(
+            "kv_blocks_returned", "KV blocks that pruning gave back to the pool."
+        ),
+        "prune_seconds": Histogram(
+            "lladav:prune_seconds",
+            "Time of a request's prune points in a step, ranking included.",
+            labels,
+            buckets=STEP_SECONDS_BUCKETS,
         ),
         "step_seconds": Histogram(
             "lladav:denoising_step_seconds",

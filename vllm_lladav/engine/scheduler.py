@@ -3,7 +3,8 @@
 
 A request is admitted when its whole first step fits: all its tokens into the
 token budget and all its KV blocks into the pool. From then on it runs in every
-iteration until its canvas is done, so it never waits for blocks again. Requests
+iteration until its canvas is done, so it never waits for blocks again; the blocks
+of tokens that a step prunes go back to the pool when that step is dispatched. Requests
 are admitted strictly in the order of vLLM's queue (arrival, or priority): the
 first one that does not fit holds back those behind it, which is what keeps
 large requests from starving.
@@ -28,17 +29,42 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from vllm_lladav.denoising.canvas import FinishMark
+from vllm_lladav.denoising.marks import PruneReport, StepReport
 from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.engine.kv_blocks import shrink
 from vllm_lladav.engine.metrics import DenoisingStats
 from vllm_lladav.request import STOPS_KEY, denoising_params
+
+REPORT_KEY = "lladav"
+"""Where in ``kv_transfer_params`` of a response the request's figures are."""
 
 
 @dataclass
 class _Progress:
-    """A request's plan and how many of its steps were dispatched."""
+    """How far a request is in its plan.
+
+    Attributes:
+        num_dispatched: steps so far.
+        num_visual: visual tokens that the next step starts with.
+        num_blocks_returned: KV blocks freed by pruning.
+        awaits_report: what the next step computes is known only when the output
+            of the last one is back.
+    """
 
     plan: StepPlan
-    num_dispatched: int = 0
+    num_dispatched: int
+    num_visual: int
+    num_blocks_returned: int = 0
+    awaits_report: bool = False
+
+    @classmethod
+    def start(cls, plan: StepPlan) -> "_Progress":
+        return cls(plan, num_dispatched=0, num_visual=plan.num_visual)
+
+    @property
+    def query_len(self) -> int:
+        """Tokens of the next step."""
+        return self.plan.query_len(self.num_visual)
 
     @property
     def exhausted(self) -> bool:
@@ -63,14 +89,18 @@ class DenoisingScheduler(Scheduler):
     # ------------------------------------------------------------- requests
     def add_request(self, request: Request) -> None:
         params = denoising_params(request.sampling_params)
-        self._progress[request.request_id] = _Progress(
-            StepPlan(params, request.num_prompt_tokens)
+        images = tuple(feature.mm_position.length for feature in request.mm_features)
+        self._progress[request.request_id] = _Progress.start(
+            StepPlan(params, request.num_prompt_tokens, images)
         )
         super().add_request(request)
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
-        del self._progress[request.request_id]
-        return super()._free_request(request, *args, **kwargs)
+        progress = self._progress.pop(request.request_id)
+        super()._free_request(request, *args, **kwargs)
+        # vLLM hands these on to the client; KV transfer, which they are for, cannot
+        # be on.
+        return _report(progress), None
 
     def _preempt_request(
         self, request: Request, timestamp: float, drop_stale_output: bool = False
@@ -78,7 +108,8 @@ class DenoisingScheduler(Scheduler):
         # The worker starts the canvas again and leaves out what it emitted
         # before; output that is still on its way would be emitted twice.
         super()._preempt_request(request, timestamp, drop_stale_output=True)
-        self._progress[request.request_id].num_dispatched = 0
+        plan = self._progress[request.request_id].plan
+        self._progress[request.request_id] = _Progress.start(plan)
 
     # ------------------------------------------------------------- scheduling
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
@@ -108,9 +139,13 @@ class DenoisingScheduler(Scheduler):
         progress = self._progress[request.request_id]
         # With asynchronous scheduling all steps may be under way already, and a
         # preempted request's old output may still be coming in.
-        if progress.exhausted or request.num_stale_output_tokens:
+        if (
+            progress.exhausted
+            or progress.awaits_report
+            or request.num_stale_output_tokens
+        ):
             return
-        num_tokens = progress.plan.query_len(progress.num_dispatched)
+        num_tokens = progress.query_len
         if num_tokens <= batch.token_budget:
             blocks = self.kv_cache_manager.empty_kv_cache_blocks
             self._take(request, num_tokens, blocks, batch)
@@ -118,8 +153,7 @@ class DenoisingScheduler(Scheduler):
 
     def _admit(self, request: Request, batch: "_Batch") -> bool:
         """Admit the first waiting request if its whole first step fits."""
-        plan = self._progress[request.request_id].plan
-        num_tokens = plan.query_len(0)
+        num_tokens = self._progress[request.request_id].query_len
         if request.num_stale_output_tokens:
             return False
         blocks = None
@@ -192,10 +226,7 @@ class DenoisingScheduler(Scheduler):
     def _take(
         self, request: Request, num_tokens: int, blocks: KVCacheBlocks, batch: "_Batch"
     ) -> None:
-        progress = self._progress[request.request_id]
-        request.num_computed_tokens = progress.plan.num_computed(
-            progress.num_dispatched
-        )
+        request.num_computed_tokens = 0
         batch.take(request, num_tokens, blocks)
 
     def _make_output(self, batch: "_Batch") -> SchedulerOutput:
@@ -232,9 +263,24 @@ class DenoisingScheduler(Scheduler):
             # Advanced at dispatch, not on output: the next step can be
             # scheduled while this one runs.
             progress = self._progress[request_id]
+            plan, step = progress.plan, progress.num_dispatched
             progress.num_dispatched += 1
             self._stats.num_drafts += 1
-            self._stats.num_draft_tokens += progress.plan.params.gen_length
+            self._stats.num_draft_tokens += plan.params.gen_length
+            if plan.stages(step):
+                assert plan.params.pruning is not None
+                progress.awaits_report = plan.params.pruning.is_adaptive
+                num_visual = plan.visual_after(step, progress.num_visual)
+                self._shrink(request_id, num_visual)
+
+    def _shrink(self, request_id: str, num_visual: int) -> None:
+        """Give back the KV blocks that ``num_visual`` visual tokens do not need."""
+        progress = self._progress[request_id]
+        self._stats.num_visual_tokens_pruned += progress.num_visual - num_visual
+        progress.num_visual = num_visual
+        num_freed = shrink(self.kv_cache_manager, request_id, progress.query_len)
+        progress.num_blocks_returned += num_freed
+        self._stats.num_blocks_returned += num_freed
 
     # ------------------------------------------------------------- output
     def update_from_output(
@@ -246,23 +292,34 @@ class DenoisingScheduler(Scheduler):
             self._stats.step_seconds.append(
                 time.monotonic() - self._dispatch_times.popleft()
             )
-        self._strip_finish_marks(model_runner_output)
+        self._take_reports(model_runner_output)
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         for request_id in list(self._finish_marks):
             self._finish_without_tokens(request_id, outputs)
         return outputs
 
-    def _strip_finish_marks(self, output: ModelRunnerOutput) -> None:
-        """Take the workers' finish marks out of the token lists."""
+    def _take_reports(self, output: ModelRunnerOutput) -> None:
+        """Take the workers' reports out of the token lists."""
         if not output.sampled_token_ids:
             return
         for request_id, index in output.req_id_to_index.items():
-            token_ids = output.sampled_token_ids[index]
+            report = StepReport.take(output.sampled_token_ids[index])
+            if report.pruned is not None:
+                self._stats.prune_seconds.append(report.pruned.microseconds / 1e6)
             request = self.requests.get(request_id)
-            if token_ids and token_ids[-1] < 0:
-                mark = token_ids.pop()
-                if request is not None and not request.num_stale_output_tokens:
-                    self._finish_marks[request_id] = mark
+            if request is None or request.num_stale_output_tokens:
+                continue
+            if report.finish is not None:
+                self._finish_marks[request_id] = report.finish
+            if report.pruned is not None and request.status == RequestStatus.RUNNING:
+                self._apply_prune_report(request_id, report.pruned)
+
+    def _apply_prune_report(self, request_id: str, report: PruneReport) -> None:
+        """Adaptive pruning may have dropped more than was planned."""
+        progress = self._progress[request_id]
+        if progress.awaits_report:
+            progress.awaits_report = False
+            self._shrink(request_id, report.num_visual)
 
     def _update_request_with_output(
         self, request: Request, new_token_ids: list[int], is_stale: bool = False
@@ -286,6 +343,7 @@ class DenoisingScheduler(Scheduler):
             return
         status, stop_reason = _finish_status(request, mark)
         events, prefill_stats = request.take_events(), request.take_prefill_stats()
+        report = _report(self._progress[request_id])
         self.finish_requests(request_id, status)
         group = outputs.setdefault(request.client_index, EngineCoreOutputs())
         group.outputs.append(
@@ -296,6 +354,7 @@ class DenoisingScheduler(Scheduler):
                 stop_reason=stop_reason,
                 events=events,
                 prefill_stats=prefill_stats,
+                kv_transfer_params=report,
                 trace_headers=request.trace_headers,
             )
         )
@@ -335,6 +394,18 @@ class _Batch:
             self.running.remove(request)
             del self.blocks[request.request_id]
             self.token_budget += self.num_tokens.pop(request.request_id)
+
+
+def _report(progress: _Progress) -> dict[str, Any]:
+    """What the client learns of its request, as ``kv_transfer_params``."""
+    return {
+        REPORT_KEY: {
+            "denoising_steps": progress.num_dispatched,
+            "visual_tokens": progress.plan.num_visual,
+            "visual_tokens_kept": progress.num_visual,
+            "kv_blocks_returned": progress.num_blocks_returned,
+        }
+    }
 
 
 def _finish_status(

@@ -34,6 +34,7 @@ class LladavVllmConfig(VerifyAndUpdateConfig):
         assert isinstance(config, LladavConfig), type(config)
         validate_config(config)
         server = ServerConfig.of(vllm_config)
+        server.check_depth(config.num_hidden_layers)
         _refuse_unsupported(vllm_config)
         _complete_model_config(vllm_config, server)
         _adapt_scheduling(vllm_config)

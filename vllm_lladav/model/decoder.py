@@ -8,11 +8,16 @@ without the causal mask. The layers are therefore vLLM's own.
 """
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
+from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.models.llama import LlamaModel
 
 from vllm_lladav.model.config import LladavConfig
+
+if TYPE_CHECKING:
+    from vllm_lladav.pruning.prune_pass import PrunePass
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -46,6 +51,39 @@ def weight_shapes(config: LladavConfig) -> dict[str, tuple[int, ...]]:
             for name, shape in layer.items()
         },
     }
+
+
+def attentions(decoder: LlamaModel) -> list[Attention]:
+    """Attention of every layer, in order."""
+    layers: list[Any] = list(decoder.layers)
+    return [layer.self_attn.attn for layer in layers]
+
+
+def forward_pruning(
+    decoder: LlamaModel,
+    positions: torch.Tensor,
+    inputs_embeds: torch.Tensor,
+    prune_pass: "PrunePass",
+) -> torch.Tensor:
+    """The decoder's forward pass with prune points between its layers.
+
+    Args:
+        positions: ``[num_tokens]``, int64, for the rotary embedding.
+        inputs_embeds: ``[num_tokens, hidden]``.
+
+    Returns:
+        ``[num_tokens left, hidden]``, after the final norm.
+    """
+    hidden_states, residual = inputs_embeds, None
+    with prune_pass.watching():
+        for number, layer in enumerate(decoder.layers, start=1):
+            hidden_states, residual = layer(positions, hidden_states, residual)
+            rows = prune_pass.after_layer(number)
+            if rows is not None:
+                hidden_states, residual = hidden_states[rows], residual[rows]
+                positions = positions[rows]
+    hidden_states, _ = decoder.norm(hidden_states, residual)
+    return hidden_states
 
 
 def load_decoder(

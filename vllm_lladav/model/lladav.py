@@ -116,13 +116,24 @@ class LlavaLLaDAModelLM(nn.Module, SupportsMultiModal):
         inputs_embeds: torch.Tensor | None = None,
         step: "DenoisingStep | None" = None,
     ) -> torch.Tensor:
-        """``[num_tokens, hidden]`` after the final norm, also left in ``step``."""
-        hidden_states = self.model(
-            input_ids, positions, intermediate_tensors, inputs_embeds
+        """``[num_tokens, hidden]`` after the final norm, also left in ``step``.
+
+        Where the step prunes, ``step`` has the rows that stay only; those that are
+        returned, for vLLM's own bookkeeping, are then followed by zeros.
+        """
+        if step is None or not step.prune_pass.is_needed:
+            hidden_states = self.model(
+                input_ids, positions, intermediate_tensors, inputs_embeds
+            )
+            if step is not None:
+                step.hidden_states = hidden_states
+            return hidden_states
+        assert inputs_embeds is not None
+        step.hidden_states = decoder.forward_pruning(
+            self.model, positions, inputs_embeds, step.prune_pass
         )
-        if step is not None:
-            step.hidden_states = hidden_states
-        return hidden_states
+        num_dropped = len(inputs_embeds) - len(step.hidden_states)
+        return nn.functional.pad(step.hidden_states, (0, 0, 0, num_dropped))
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Hand the hidden states on: the sampler computes logits where it needs
