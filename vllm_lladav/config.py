@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ADDITIONAL_CONFIG_KEY = "lladav"
 PLUGINS = ("none", "pruning")
+DEFAULT_PRUNE_RATE = 0.5
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class ServerConfig:
     tokens_per_step: int = 1
     remasking: str = "low_confidence"
     max_gen_length: int = 1024
-    prune_rate: float = 0.5
+    prune_rate: float = DEFAULT_PRUNE_RATE
     prune_layer: int | None = None
     prune_stages: str | None = None
     prune_policy: str = "fastv"
@@ -102,6 +103,10 @@ class ServerConfig:
         if self.prune_stages is not None:
             if not isinstance(self.prune_stages, str):
                 raise ValueError(f"prune_stages must be text: {self.prune_stages!r}")
+            if (self.prune_rate, self.prune_layer) != (DEFAULT_PRUNE_RATE, None):
+                raise ValueError(
+                    "prune_stages must be set without prune_rate and prune_layer"
+                )
             try:
                 parse_stages(self.prune_stages)
             except ValueError as error:

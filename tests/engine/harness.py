@@ -20,9 +20,11 @@ from vllm import LLM, SamplingParams, envs
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
-from tests.golden.cases import GoldenCase
+from tests.golden.cases import GoldenCase, pruning_args
 from vllm_lladav.denoising.canvas import Canvas
+from vllm_lladav.denoising.state import DenoisingState
 from vllm_lladav.engine.scheduler import DenoisingScheduler
+from vllm_lladav.pruning.prune_pass import Pruned
 
 KV_BLOCK = 128
 """Tokens per KV block on CPUs."""
@@ -73,20 +75,10 @@ def sampling_of(case: GoldenCase, **changes: Any) -> SamplingParams:
             "block_length": generate.block_length,
             "steps": generate.steps,
             "generation_suffix": generate.generation_suffix,
-            **_pruning_of(case),
+            **pruning_args(case),
         },
     }
     return SamplingParams(**{**fields, **changes})
-
-
-def _pruning_of(case: GoldenCase) -> dict[str, Any]:
-    if case.prune is None:
-        return {"prune_rate": 0}
-    return {
-        "prune_rate": case.prune.ratio,
-        "prune_layer": case.prune.layer,
-        "prune_queries": {"gen": "answer"}.get(case.prune.queries, case.prune.queries),
-    }
 
 
 def recorded_steps(case: GoldenCase) -> list[list[int]]:
@@ -151,8 +143,25 @@ class Engine:
 
     @property
     def model(self) -> Any:
-        worker = self.core.model_executor.driver_worker.worker
-        return worker.model_runner.model
+        return self._model_runner.model
+
+    @property
+    def state(self) -> DenoisingState:
+        return self._model_runner.model_state
+
+    @property
+    def _model_runner(self) -> Any:
+        return self.core.model_executor.driver_worker.worker.model_runner
+
+    @property
+    def held_blocks(self) -> dict[str, int]:
+        """KV blocks of every request, by name."""
+        (manager,) = self.scheduler.kv_cache_manager.coordinator.single_type_managers
+        return {
+            _external_name(request_id): len(blocks)
+            for request_id, blocks in manager.req_to_blocks.items()
+            if blocks
+        }
 
     @property
     def free_blocks(self) -> int:
@@ -237,6 +246,18 @@ class Engine:
 def _external_name(request_id: str) -> str:
     """vLLM appends a random part to the names that it is given."""
     return request_id.rpartition("-")[0]
+
+
+@contextmanager
+def recorded_pruning(engine: Engine) -> Iterator[dict[str, list[Pruned]]]:
+    """What every stage did to requests that are added now, by name."""
+    stages: dict[str, list[Pruned]] = {}
+
+    def record(request_id: str, pruned: Pruned) -> None:
+        stages.setdefault(_external_name(request_id), []).append(pruned)
+
+    with patch.object(engine.state, "on_pruned", record):
+        yield stages
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 from vllm.platforms.cpu import CpuPlatform
 
-from tests.engine.harness import Engine, is_servable
+from tests.engine.harness import Engine, is_servable, prompt_of, sampling_of
 from tests.golden.cases import load_cases
 
 CASES = [
@@ -64,6 +64,28 @@ def test_all_texts_at_once(async_engine: Engine, golden_cases):
     assert engine.max_in_flight >= 8
     assert engine.num_overlapped > 40
     assert engine.free_blocks == engine.all_blocks
+
+
+@pytest.mark.parametrize("policy", ["fastv", "adaptive"])
+def test_pruning(async_engine: Engine, engine: Engine, golden_cases, policy: str):
+    """Also where the next step waits for the worker to say how long it is."""
+    case, other = golden_cases["img_square"], golden_cases["text_32_32_16"]
+    params = sampling_of(case, max_tokens=8)
+    params.extra_args |= {"gen_length": 8, "block_length": 8, "steps": 4}
+    params.extra_args |= {"prune_stages": "1:2:0.5,3:3:0.5", "prune_tau": 0.5}
+    params.extra_args |= {"prune_policy": policy, "prune_rate": None}
+    alone = engine.answer(prompt_of(case), params)
+    async_engine.reset_observations()
+    async_engine.add_case(other)
+    name = async_engine.add(prompt_of(case), params)
+    answers = async_engine.finish()
+    assert answers[name].token_ids == alone.token_ids
+    reports = [a.last.kv_transfer_params["lladav"] for a in (answers[name], alone)]
+    kept = [report["visual_tokens_kept"] for report in reports]
+    assert kept[0] == kept[1] < sum(case.visual_tokens) / 2
+    assert tuple(answers[other.name].token_ids) == other.output_ids
+    assert async_engine.num_overlapped >= 8
+    assert async_engine.free_blocks == async_engine.all_blocks
 
 
 def test_abort_while_a_step_is_under_way(async_engine: Engine, golden_cases):

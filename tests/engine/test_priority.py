@@ -3,7 +3,12 @@
 
 import pytest
 
-from tests.engine.harness import KV_BLOCK_BYTES, Engine, recorded_transfers
+from tests.engine.harness import (
+    KV_BLOCK_BYTES,
+    Engine,
+    recorded_pruning,
+    recorded_transfers,
+)
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +77,25 @@ def test_image_request_is_preempted(one_at_a_time: Engine, golden_cases):
     answers = engine.finish()
     assert tuple(answers[victim.name].token_ids) == victim.output_ids
     assert tuple(answers[urgent.name].token_ids) == urgent.output_ids
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_pruned_request_is_preempted(
+    one_at_a_time: Engine, golden_cases, num_steps: int
+):
+    """It starts whole again, and prunes again to the same tokens."""
+    engine = one_at_a_time
+    victim, urgent = golden_cases["prune_r75_k3_all"], golden_cases["text_2_2_2"]
+    with recorded_pruning(engine) as stages:
+        engine.add_case(victim, priority=5)
+        engine.step(num_steps)
+        engine.add_case(urgent, priority=-1)
+        answers = engine.finish()
+    first, second = stages[victim.name]
+    assert first.kept.tolist() == second.kept.tolist()
+    assert tuple(answers[victim.name].token_ids) == victim.output_ids
+    assert tuple(answers[urgent.name].token_ids) == urgent.output_ids
+    assert engine.free_blocks == engine.all_blocks
 
 
 def test_equal_priority_waits(one_at_a_time: Engine, golden_cases):

@@ -11,7 +11,7 @@ import pytest
 
 from tests.golden.cases import load_cases
 
-IMAGE_CASES = ("img_square", "img_two_pad_list")
+IMAGE_CASES = ("img_square", "img_two_pad_list", "prune_r50_k2_all")
 ROOT = Path(__file__).parents[2]
 
 
@@ -36,6 +36,7 @@ def main(checkpoint: str) -> None:
         max_num_seqs=32,
         max_model_len=4096,
         kv_cache_memory_bytes=1 << 27,
+        additional_config={"lladav": {"plugin": "pruning"}},
     )
     outputs = llm.generate(
         [prompt_of(case) for case in [*cases, *cases[-3:]]],
@@ -50,7 +51,8 @@ def main(checkpoint: str) -> None:
 
 @pytest.mark.slow
 def test_tensor_parallel_goldens(tiny_checkpoint: Path, engine, golden_cases):
-    """The official tokens; with noise, the tokens of one rank with the same seed."""
+    """The official tokens, pruned ones too; with noise, the tokens of one rank with
+    the same seed."""
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("two ranks need two cores")
     process = subprocess.run(
@@ -72,7 +74,7 @@ def test_tensor_parallel_goldens(tiny_checkpoint: Path, engine, golden_cases):
     random = {name for name in tokens if name.startswith("random/")}
     assert len(random) == 3
     greedy = {name: tuple(tokens[name]) for name in tokens.keys() - random}
-    assert len(greedy) == 15 and set(IMAGE_CASES) < set(greedy)
+    assert len(greedy) == 16 and set(IMAGE_CASES) < set(greedy)
     assert greedy == {name: golden_cases[name].output_ids for name in greedy}
     for name in random:
         case = golden_cases[name.removeprefix("random/")]

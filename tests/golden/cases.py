@@ -189,6 +189,18 @@ class VisualTokenCount(NamedTuple):
     tokens: int
 
 
+def pruning_args(case: GoldenCase) -> dict[str, Any]:
+    """The case's pruning as request arguments of the engine; off if it has none."""
+    if case.prune is None:
+        return {"prune_rate": 0}
+    queries = "answer" if case.prune.queries == "gen" else case.prune.queries
+    return {
+        "prune_rate": case.prune.ratio,
+        "prune_layer": case.prune.layer,
+        "prune_queries": queries,
+    }
+
+
 @cache
 def load_cases() -> dict[str, GoldenCase]:
     """Return all cases by name."""

@@ -2,12 +2,16 @@
 """LLaDA-V's decoder in plain PyTorch, float32, one sequence at a time."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional
+
+Keep = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor | None]
+"""Layer (from 1), attention weights ``[heads, n, n]``, rotated keys ``[heads, n,
+head_dim]`` -> rows that stay, ascending, or None for all."""
 
 
 class Decoder:
@@ -35,17 +39,34 @@ class Decoder:
         logits[rows] = self.hidden_states(embeds)[rows] @ self.head.T
         return logits
 
-    def hidden_states(self, embeds: torch.Tensor) -> torch.Tensor:
-        """``[n, hidden]`` -> ``[n, hidden]``, after the final norm."""
+    def hidden_states(
+        self,
+        embeds: torch.Tensor,
+        positions: torch.Tensor | None = None,
+        keep: Keep | None = None,
+    ) -> torch.Tensor:
+        """``[n, hidden]`` -> ``[n left, hidden]``, after the final norm.
+
+        Args:
+            positions: ``[n]``, for the rotary embedding; 0 to n - 1 if None.
+            keep: called after every layer; drops tokens.
+        """
         x = embeds
+        positions = torch.arange(len(x)) if positions is None else positions
         for layer in range(self.config["num_hidden_layers"]):
             prefix = f"model.layers.{layer}."
-            x = x + self._attention(
-                prefix + "self_attn.", self._norm(prefix + "input_layernorm", x)
+            mixed, attention, keys = self._attention(
+                prefix + "self_attn.",
+                self._norm(prefix + "input_layernorm", x),
+                positions,
             )
+            x = x + mixed
             x = x + self._mlp(
                 prefix + "mlp.", self._norm(prefix + "post_attention_layernorm", x)
             )
+            kept = None if keep is None else keep(layer + 1, attention, keys)
+            if kept is not None:
+                x, positions = x[kept], positions[kept]
         return self._norm("model.norm", x)
 
     def _linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -56,23 +77,28 @@ class Decoder:
         scale = torch.rsqrt(mean_square + self.config["rms_norm_eps"])
         return x * scale * self.weights[name + ".weight"]
 
-    def _attention(self, prefix: str, x: torch.Tensor) -> torch.Tensor:
-        """Every position sees every other one."""
+    def _attention(
+        self, prefix: str, x: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Every position sees every other one. Output, weights ``[heads, n, n]`` and
+        rotated keys ``[heads, n, head_dim]``."""
         query, key, value = (
             self._linear(f"{prefix}{name}_proj", x)
             .unflatten(-1, (self.num_heads, self.head_dim))
             .transpose(0, 1)  # [heads, n, head_dim]
             for name in "qkv"
         )
-        scores = self._rotate(query) @ self._rotate(key).mT / self.head_dim**0.5
-        mixed = scores.softmax(dim=-1) @ value
-        return self._linear(prefix + "o_proj", mixed.transpose(0, 1).flatten(1))
+        key = self._rotate(key, positions)
+        scores = self._rotate(query, positions) @ key.mT / self.head_dim**0.5
+        weights = scores.softmax(dim=-1)
+        mixed = (weights @ value).transpose(0, 1).flatten(1)
+        return self._linear(prefix + "o_proj", mixed), weights, key
 
-    def _rotate(self, x: torch.Tensor) -> torch.Tensor:
-        """Rotary embedding of ``[heads, n, head_dim]``, positions 0 to n - 1."""
+    def _rotate(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Rotary embedding of ``[heads, n, head_dim]`` at ``positions`` (``[n]``)."""
         half = self.head_dim // 2
         frequency = self.config["rope_theta"] ** (-torch.arange(half) / half)
-        angle = torch.arange(x.shape[1])[:, None] * frequency  # [n, half]
+        angle = positions[:, None] * frequency  # [n, half]
         first, second = x[..., :half], x[..., half:]
         return torch.cat(
             [

@@ -63,6 +63,13 @@ BAD_REQUESTS = [
     _xargs("block_length_no_divisor", "block_length", "(4)", block_length=3),
     _xargs("remasking_unknown", "remasking", "low_confidence", remasking="foo"),
     _xargs("suffix_number", generation_suffix=7),
+    # Pruning.
+    _xargs("prune_rate_one", "prune_rate", "below 1", prune_rate=1),
+    _xargs("prune_rate_nan", "prune_rate", "finite", prune_rate=float("nan")),
+    _xargs("prune_layer_zero", "prune_layer", "at least 1", prune_layer=0),
+    _xargs("prune_layer_too_deep", "prune_layer", "at most 4", prune_layer=5),
+    _xargs("prune_policy_unknown", "prune_policy", "fastv", prune_policy="best"),
+    _xargs("prune_stages_order", "must come after", prune_stages="1:2:0.5,1:1:0.5"),
     # Length and temperature.
     _chat("max_tokens_zero", max_tokens=0),
     _chat("max_tokens_negative", max_tokens=-1),

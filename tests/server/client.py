@@ -11,7 +11,7 @@ from openai import OpenAI
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
-from tests.golden.cases import GoldenCase, load_cases
+from tests.golden.cases import GoldenCase, load_cases, pruning_args
 
 MODEL = "lladav"
 
@@ -58,6 +58,7 @@ def denoising_args(case: GoldenCase) -> Json:
         "gen_length": args.gen_length,
         "block_length": args.block_length,
         "steps": args.steps,
+        **pruning_args(case),
     }
     if args.generation_suffix is not None:
         xargs["generation_suffix"] = args.generation_suffix

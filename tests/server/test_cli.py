@@ -28,6 +28,14 @@ def test_help_lists_the_flags_in_their_own_group() -> None:
         "--tokens-per-step",
         "--remasking",
         "--max-gen-length",
+        "--prune-rate",
+        "--prune-layer",
+        "--prune-stages",
+        "--prune-policy",
+        "--prune-queries",
+        "--prune-positions",
+        "--prune-min-visual-tokens",
+        "--prune-tau",
     }
     assert "\nLLaDA-V:\n" in "\n" + text
 

@@ -19,6 +19,13 @@ def parse(*flags: str) -> Namespace:
     return parser.parse_args(flags)
 
 
+def prune(**options: Any) -> dict[str, Any]:
+    return {
+        "plugin": "pruning",
+        **{f"prune_{name}": value for name, value in options.items()},
+    }
+
+
 def test_defaults_are_those_of_the_official_demo():
     config = ServerConfig()
     assert (config.gen_length, config.block_length) == (128, 128)
@@ -41,6 +48,22 @@ def test_defaults_are_those_of_the_official_demo():
             ["gen_length (65)", "max_gen_length (64)"],
         ),
         ({"gen_lenght": 1, "stps": 2}, ["gen_lenght", "stps", "known are", "plugin"]),
+        ({"prune_rate": 0.3}, ["prune_rate", "--plugin pruning", "0.3"]),
+        (prune(rate=1), ["prune_rate", "at least 0", "below 1", "1"]),
+        (prune(rate=-0.1), ["prune_rate", "-0.1"]),
+        (prune(rate=float("nan")), ["prune_rate", "finite", "nan"]),
+        (prune(rate="0.5"), ["prune_rate", "number", "'0.5'"]),
+        (prune(layer=0), ["prune_layer", "at least 1", "0"]),
+        (prune(layer=2.5), ["prune_layer", "integer", "2.5"]),
+        (prune(policy="best"), ["prune_policy", "fastv", "'best'"]),
+        (prune(queries="some"), ["prune_queries", "all, answer, last", "'some'"]),
+        (prune(positions="new"), ["prune_positions", "original, compact", "'new'"]),
+        (prune(min_visual_tokens=-1), ["prune_min_visual_tokens", "-1"]),
+        (prune(tau=0), ["prune_tau", "above 0", "0"]),
+        (prune(stages="1:2:1"), ["prune_stages", "step:layer:rate", "'1:2:1'"]),
+        (prune(stages="2:2:.5,1:3:.5"), ["prune_stages", "after the stage before"]),
+        (prune(stages=3), ["prune_stages", "3"]),
+        (prune(stages="1:2:.5", layer=2), ["prune_stages", "without", "prune_layer"]),
     ],
 )
 def test_bad_values_are_refused(values, words):
@@ -76,7 +99,10 @@ def test_every_option_has_a_flag():
     args = parse(
         *("--plugin", "pruning", "--gen-length", "64", "--block-length", "32"),
         *("--tokens-per-step", "2", "--remasking", "random"),
-        *("--max-gen-length", "256"),
+        *("--max-gen-length", "256", "--prune-rate", "0.6", "--prune-layer", "3"),
+        *("--prune-policy", "adaptive", "--prune-queries", "answer"),
+        *("--prune-positions", "compact", "--prune-min-visual-tokens", "99"),
+        *("--prune-tau", "0.9"),
     )
     merged = cli.merge_arguments(args, None)
     assert merged == {
@@ -87,8 +113,29 @@ def test_every_option_has_a_flag():
             "tokens_per_step": 2,
             "remasking": "random",
             "max_gen_length": 256,
+            "prune_rate": 0.6,
+            "prune_layer": 3,
+            "prune_policy": "adaptive",
+            "prune_queries": "answer",
+            "prune_positions": "compact",
+            "prune_min_visual_tokens": 99,
+            "prune_tau": 0.9,
         }
     }
+
+
+def test_stages_flag():
+    args = parse("--plugin", "pruning", "--prune-stages", "1:2:0.5,9:2:0.5")
+    merged = cli.merge_arguments(args, None)
+    assert merged["lladav"]["prune_stages"] == "1:2:0.5,9:2:0.5"
+
+
+@pytest.mark.parametrize("options", [prune(layer=5), prune(stages="1:1:.5,2:5:.5")])
+def test_layers_past_the_depth_are_refused(options):
+    config = ServerConfig.from_values(options)
+    config.check_depth(5)
+    with pytest.raises(ValueError, match="after layer 5.* has 4 layers"):
+        config.check_depth(4)
 
 
 def test_flags_not_given_change_nothing():

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pruning of visual tokens on the plain decoder, one request at a time.
+
+Written from the method's description (FastV, arXiv 2403.06764; LLaDA-FastV, arXiv
+2601.20168). It shares no code with the package.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from tests.reference.decoder import Decoder
+
+Stage = tuple[int, int, float]
+"""Denoising step and layer, both from 1, and rate."""
+
+Score = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, list[int]], torch.Tensor]
+"""Attention weights ``[heads, n, n]``, keys ``[heads, n, head_dim]``, rows whose
+attention counts, visual positions -> score of each visual token."""
+
+
+def fastv(
+    weights: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, visual: list[int]
+) -> torch.Tensor:
+    return weights[:, rows].mean(dim=(0, 1))[visual]
+
+
+def similarity(
+    weights: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, visual: list[int]
+) -> torch.Tensor:
+    """How unlike a token's key is to that of any visual token before it."""
+    unit = keys[:, visual] / keys[:, visual].norm(dim=-1, keepdim=True)
+    cosine = (unit @ unit.mT).tril(-1)
+    cosine = cosine.masked_fill(torch.ones_like(cosine).triu().bool(), -1.0)
+    return -cosine.amax(dim=-1).mean(dim=0)
+
+
+@dataclass
+class PrunedLogits:
+    """``LogitsFn`` of a request that prunes: called once per denoising step.
+
+    Attributes:
+        decoder: plain.
+        prompt_embeds: ``[P, hidden]``, visual tokens merged in.
+        images: start and end of every image in the prompt.
+        stages: in order.
+        mask_id: of the model.
+        score: ranks.
+        queries: ``all``, ``answer`` or ``last``.
+        compact: whether later steps renumber the positions.
+        kept: original positions that are left, after every stage.
+    """
+
+    decoder: Decoder
+    prompt_embeds: torch.Tensor
+    images: Sequence[tuple[int, int]]
+    stages: Sequence[Stage]
+    mask_id: int
+    score: Score = fastv
+    queries: str = "all"
+    compact: bool = False
+    kept: list[list[int]] = field(default_factory=list)
+    _step: int = 0
+    _left: torch.Tensor | None = None
+
+    def __call__(self, token_ids: torch.Tensor) -> torch.Tensor:
+        self._step += 1
+        prompt_len = len(self.prompt_embeds)
+        if self._left is None:
+            self._left = torch.arange(len(token_ids))
+        # Placeholders of images have no embedding.
+        known = token_ids.clamp(max=len(self.decoder.embedding) - 1)
+        embeds = self.decoder.embedding[known]
+        embeds[:prompt_len] = self.prompt_embeds
+        entered = self._left
+        positions = torch.arange(len(entered)) if self.compact else entered
+
+        def keep(layer: int, weights: torch.Tensor, keys: torch.Tensor):
+            for step, stage_layer, rate in self.stages:
+                if (step, stage_layer) == (self._step, layer):
+                    return self._prune(rate, weights, keys, token_ids)
+            return None
+
+        hidden = self.decoder.hidden_states(embeds[entered], positions, keep)
+        logits = torch.zeros(len(token_ids), len(self.decoder.head))
+        is_mask = token_ids[self._left] == self.mask_id
+        logits[self._left[is_mask]] = hidden[is_mask] @ self.decoder.head.T
+        return logits
+
+    def _prune(
+        self,
+        rate: float,
+        weights: torch.Tensor,
+        keys: torch.Tensor,
+        token_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        assert self._left is not None
+        left = self._left.tolist()
+        is_visual = [any(a <= p < b for a, b in self.images) for p in left]
+        visual = [row for row, yes in enumerate(is_visual) if yes]
+        rows = torch.arange(len(left))
+        if self.queries == "answer":
+            rows = rows[
+                (self._left >= len(self.prompt_embeds))
+                & (token_ids[self._left] == self.mask_id)
+            ]
+        elif self.queries == "last":
+            rows = rows[-1:]
+        scores = self.score(weights, keys, rows, visual).tolist()
+        num_kept = len(visual) - math.floor(rate * len(visual))
+        ranked = sorted(range(len(visual)), key=lambda i: (-scores[i], i))
+        chosen = {visual[i] for i in ranked[:num_kept]}
+        stay = [row for row, yes in enumerate(is_visual) if not yes or row in chosen]
+        self._left = self._left[stay]
+        self.kept.append([left[row] for row in sorted(chosen)])
+        return torch.tensor(stay)
