@@ -256,8 +256,8 @@ def test_patches_show_the_colours_of_their_boxes(size, mode):
     assert is_picture.sum() + is_newline.sum() + is_padding.sum() > 0.8 * len(tokens)
 
 
-def test_empty_images_are_refused():
+def test_images_without_tokens_are_refused():
     with pytest.raises(ValueError, match="empty"):
         map_visual_tokens((0, 5), GEOMETRY, "pad_list")
     with pytest.raises(ValueError, match="too elongated"):
-        map_visual_tokens((20_000, 1), GEOMETRY)
+        map_visual_tokens((20_000, 1), AnyresGeometry(((768, 768),)))

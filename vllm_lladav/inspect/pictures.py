@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading pictures. Pillow only."""
+
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+
+def read_picture(image: Image.Image | str | Path) -> Image.Image:
+    """In RGB, and not turned by EXIF: as the model takes it.
+
+    Raises:
+        ValueError: if it is no image that Pillow reads.
+        OSError: if there is no such file.
+    """
+    if not isinstance(image, Image.Image):
+        data = Path(image).read_bytes()
+        try:
+            return Image.open(BytesIO(data)).convert("RGB")
+        except UnidentifiedImageError:
+            raise ValueError(f"{image} is no image that Pillow can read") from None
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{image} cannot be read: {error}") from error
+    return image.convert("RGB")
