@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from vllm_lladav.config import ADDITIONAL_CONFIG_KEY, PLUGINS, ServerConfig
-from vllm_lladav.denoising.params import REMASKING
+from vllm_lladav.denoising.params import CACHES, REMASKING
 from vllm_lladav.pruning.params import POLICIES, POSITIONS, QUERIES
 
 OFFICIAL_CHECKPOINT = "GSAI-ML/LLaDA-V"
@@ -70,6 +70,28 @@ def add_arguments(parser: Any) -> None:
         choices=REMASKING,
     )
     add("max_gen_length", "Longest canvas that a request may ask for.", type=int)
+    add(
+        "confidence_threshold",
+        "A step unmasks every position of this confidence, at least one, instead of "
+        "a fixed number; steps is then a bound. 0 is off.",
+        type=float,
+    )
+    add(
+        "confidence_factor",
+        "The same with the factor rule of Fast-dLLM. 0 is off.",
+        type=float,
+    )
+    add(
+        "cache",
+        "What denoising steps read from the KV blocks instead of computing it: "
+        "nothing (exact) or the prompt.",
+        choices=CACHES,
+    )
+    add(
+        "refresh_interval",
+        "With a cache: every so many steps compute everything.",
+        type=int,
+    )
     add(
         "prune_rate",
         "With --plugin pruning: share of the visual tokens that is dropped in the "

@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
-from vllm_lladav.denoising.params import REMASKING
+from vllm_lladav.denoising.params import CACHES, REMASKING
 from vllm_lladav.pruning.params import POLICIES, POSITIONS, QUERIES, parse_stages
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ class ServerConfig:
             sets no ``steps``.
         remasking: of a request that sets none.
         max_gen_length: longest canvas that a request may ask for.
+        confidence_threshold: of a request that sets none; 0 is off.
+        confidence_factor: the same.
+        cache: of a request that sets none: what steps read from the KV blocks
+            instead of computing it, ``none`` or the ``prompt``.
+        refresh_interval: with a cache, every so many steps compute everything.
         prune_rate: share of the visual tokens that is dropped; 0 is off.
         prune_layer: decoder layer, counted from 1, after which they are dropped in
             the first step; None for half the depth, rounded up.
@@ -54,6 +59,10 @@ class ServerConfig:
     tokens_per_step: int = 1
     remasking: str = "low_confidence"
     max_gen_length: int = 1024
+    confidence_threshold: float = 0.0
+    confidence_factor: float = 0.0
+    cache: str = "none"
+    refresh_interval: int = 25
     prune_rate: float = DEFAULT_PRUNE_RATE
     prune_layer: int | None = None
     prune_stages: str | None = None
@@ -66,12 +75,28 @@ class ServerConfig:
     def __post_init__(self) -> None:
         _require_one_of("plugin", self.plugin, PLUGINS)
         _require_one_of("remasking", self.remasking, REMASKING)
-        for name in ("gen_length", "block_length", "tokens_per_step", "max_gen_length"):
+        _require_one_of("cache", self.cache, CACHES)
+        for name in (
+            *("gen_length", "block_length", "tokens_per_step", "max_gen_length"),
+            "refresh_interval",
+        ):
             _require_integer(name, getattr(self, name), least=1)
         if self.gen_length > self.max_gen_length:
             raise ValueError(
                 f"gen_length ({self.gen_length}) must not exceed "
                 f"max_gen_length ({self.max_gen_length})"
+            )
+        _require_number("confidence_threshold", self.confidence_threshold)
+        if not 0 <= self.confidence_threshold <= 1:
+            raise ValueError(
+                "confidence_threshold must be from 0 (off) to 1: "
+                f"{self.confidence_threshold!r}"
+            )
+        _require_number("confidence_factor", self.confidence_factor)
+        if self.confidence_factor < 0:
+            raise ValueError(
+                "confidence_factor must be at least 0 (off): "
+                f"{self.confidence_factor!r}"
             )
         self._check_pruning()
 

@@ -17,7 +17,7 @@ from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
 from vllm_lladav.config import ServerConfig
-from vllm_lladav.denoising.params import REMASKING, DenoisingParams
+from vllm_lladav.denoising.params import CACHES, REMASKING, DenoisingParams
 from vllm_lladav.pruning.request import PRUNING_ARGS, resolve_pruning
 from vllm_lladav.request_args import RequestArgs, invalid
 
@@ -33,6 +33,10 @@ DENOISING_ARGS = (
     "steps",
     "remasking",
     "generation_suffix",
+    "confidence_threshold",
+    "confidence_factor",
+    "cache",
+    "refresh_interval",
 )
 REQUEST_ARGS = DENOISING_ARGS + PRUNING_ARGS
 """Names accepted in ``vllm_xargs``."""
@@ -135,6 +139,7 @@ def resolve(
     limits: Limits,
     tokenizer: Any,
     end_token_id: int,
+    has_prompt_masks: bool = False,
 ) -> None:
     """Resolve a request in place.
 
@@ -150,6 +155,12 @@ def resolve(
     suffix = _encode(tokenizer, args.string("generation_suffix", ""))
     lengths = _resolve_lengths(args, params.max_tokens, server)
     remasking = args.one_of("remasking", REMASKING, server.remasking)
+    threshold, factor = _resolve_confidence(args, server, remasking)
+    cache = args.one_of("cache", CACHES, server.cache)
+    refresh_interval = args.integer("refresh_interval", server.refresh_interval)
+    if has_prompt_masks:
+        # They are predicted too, in every step.
+        cache = "none"
     pruning = resolve_pruning(args, server, limits.num_layers, lengths["steps"])
     is_random = (
         params.temperature > 0
@@ -173,6 +184,10 @@ def resolve(
         stop_sequences=tuple(stop_sequences),
         end_token_id=end_token_id if ends else None,
         suffix_token_ids=suffix,
+        confidence_threshold=threshold,
+        confidence_factor=factor,
+        cache=cache,
+        refresh_interval=refresh_interval,
         pruning=pruning,
     )
     _check_fits(resolved, prompt_len, limits)
@@ -236,6 +251,24 @@ def _resolve_lengths(
         "steps": steps,
         "max_answer_tokens": answer_len,
     }
+
+
+def _resolve_confidence(
+    args: RequestArgs, server: ServerConfig, remasking: str
+) -> tuple[float | None, float | None]:
+    """Threshold and factor; 0 turns off what the server has set."""
+    threshold = args.number("confidence_threshold", server.confidence_threshold)
+    if not 0 <= threshold <= 1:
+        raise invalid("confidence_threshold", threshold, "from 0 (off) to 1")
+    factor = args.number("confidence_factor", server.confidence_factor)
+    if factor < 0:
+        raise invalid("confidence_factor", factor, "at least 0 (off)")
+    if remasking == "random":
+        for name in ("confidence_threshold", "confidence_factor"):
+            if name in args:
+                raise invalid(name, "a value", "left out with random remasking")
+        return None, None
+    return threshold or None, factor or None
 
 
 def _check_fits(params: DenoisingParams, prompt_len: int, limits: Limits) -> None:

@@ -20,7 +20,7 @@ from vllm import LLM, SamplingParams, envs
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
-from tests.golden.cases import GoldenCase, pruning_args
+from tests.golden.cases import GoldenCase, cache_args, is_prompt_cache, pruning_args
 from vllm_lladav.denoising.canvas import Canvas
 from vllm_lladav.denoising.state import DenoisingState
 from vllm_lladav.engine.scheduler import DenoisingScheduler
@@ -42,7 +42,7 @@ _IN_PROCESS = {
 def is_servable(case: GoldenCase) -> bool:
     """Whether the engine has what the case was recorded with."""
     return (
-        case.dllm_cache is None
+        is_prompt_cache(case)
         and case.generate.cfg_scale == 0
         and not case.config_overrides
     )
@@ -75,6 +75,7 @@ def sampling_of(case: GoldenCase, **changes: Any) -> SamplingParams:
             "block_length": generate.block_length,
             "steps": generate.steps,
             "generation_suffix": generate.generation_suffix,
+            **cache_args(case),
             **pruning_args(case),
         },
     }

@@ -189,6 +189,21 @@ class VisualTokenCount(NamedTuple):
     tokens: int
 
 
+def is_prompt_cache(case: GoldenCase) -> bool:
+    """Whether the case runs without dLLM-Cache or with one that never freezes canvas
+    positions (all of them are transferred anew in every step)."""
+    return case.dllm_cache is None or case.dllm_cache.transfer_ratio == 1.0
+
+
+def cache_args(case: GoldenCase) -> dict[str, Any]:
+    """The case's prompt cache as request arguments of the engine."""
+    if case.dllm_cache is None:
+        return {"cache": "none"}
+    assert is_prompt_cache(case)
+    interval = case.dllm_cache.prompt_interval_steps
+    return {"cache": "prompt", "refresh_interval": interval}
+
+
 def pruning_args(case: GoldenCase) -> dict[str, Any]:
     """The case's pruning as request arguments of the engine; off if it has none."""
     if case.prune is None:

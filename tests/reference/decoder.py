@@ -4,6 +4,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -12,6 +13,21 @@ from torch.nn import functional
 Keep = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor | None]
 """Layer (from 1), attention weights ``[heads, n, n]``, rotated keys ``[heads, n,
 head_dim]`` -> rows that stay, ascending, or None for all."""
+
+
+class Cached(NamedTuple):
+    """K/V that outlive a forward pass.
+
+    Attributes:
+        kv: layer -> token -> (key, value), ``[heads, head_dim]`` each, the key
+            rotated; the pass adds what it computes.
+        queries: the token of every row, ``[n]``.
+        attended: tokens that the rows attend to, ``[m]``; the rows among them.
+    """
+
+    kv: dict[int, Any]
+    queries: torch.Tensor
+    attended: torch.Tensor
 
 
 class Decoder:
@@ -44,21 +60,27 @@ class Decoder:
         embeds: torch.Tensor,
         positions: torch.Tensor | None = None,
         keep: Keep | None = None,
+        cached: Cached | None = None,
     ) -> torch.Tensor:
         """``[n, hidden]`` -> ``[n left, hidden]``, after the final norm.
 
         Args:
             positions: ``[n]``, for the rotary embedding; 0 to n - 1 if None.
             keep: called after every layer; drops tokens.
+            cached: K/V of other tokens that are attended to.
         """
         x = embeds
         positions = torch.arange(len(x)) if positions is None else positions
+        cached = cached or Cached({}, torch.arange(len(x)), torch.arange(len(x)))
+        assert keep is None or len(cached.queries) == len(cached.attended)
+        queries, attended = cached.queries, cached.attended
         for layer in range(self.config["num_hidden_layers"]):
             prefix = f"model.layers.{layer}."
             mixed, attention, keys = self._attention(
                 prefix + "self_attn.",
                 self._norm(prefix + "input_layernorm", x),
                 positions,
+                Cached(cached.kv.setdefault(layer, {}), queries, attended),
             )
             x = x + mixed
             x = x + self._mlp(
@@ -67,6 +89,7 @@ class Decoder:
             kept = None if keep is None else keep(layer + 1, attention, keys)
             if kept is not None:
                 x, positions = x[kept], positions[kept]
+                queries = attended = queries[kept]
         return self._norm("model.norm", x)
 
     def _linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -78,7 +101,7 @@ class Decoder:
         return x * scale * self.weights[name + ".weight"]
 
     def _attention(
-        self, prefix: str, x: torch.Tensor, positions: torch.Tensor
+        self, prefix: str, x: torch.Tensor, positions: torch.Tensor, cached: Cached
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Every position sees every other one. Output, weights ``[heads, n, n]`` and
         rotated keys ``[heads, n, head_dim]``."""
@@ -89,6 +112,11 @@ class Decoder:
             for name in "qkv"
         )
         key = self._rotate(key, positions)
+        for row, token in enumerate(cached.queries.tolist()):
+            cached.kv[token] = key[:, row], value[:, row]
+        kv = [cached.kv[token] for token in cached.attended.tolist()]
+        key = torch.stack([token_key for token_key, _ in kv], dim=1)
+        value = torch.stack([token_value for _, token_value in kv], dim=1)
         scores = self._rotate(query, positions) @ key.mT / self.head_dim**0.5
         weights = scores.softmax(dim=-1)
         mixed = (weights @ value).transpose(0, 1).flatten(1)

@@ -18,6 +18,7 @@ UniformFn = Callable[[torch.Tensor, int], torch.Tensor]
 """Token ids ``[n]``, columns -> noise ``[n, columns]``, float64 in [0, 1)."""
 
 MINUS_INF = float("-inf")
+ALL, CONFIDENT = -1, -2
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Arguments:
     remasking: str = "low_confidence"
     stop_sequences: tuple[tuple[int, ...], ...] = ()
     suffix_ids: tuple[int, ...] = ()
+    # Confidence decoding (Fast-dLLM, arXiv 2505.22618): not in the official code.
+    threshold: float | None = None
+    factor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -120,9 +124,12 @@ class _Loop:
     def run_block(self, start: int, end: int) -> bool:
         """Returns whether the answer is complete."""
         steps = self.args.steps // self.num_blocks
-        for count in quotas(self.num_masks(start, end), steps):
+        by_confidence = (self.args.threshold, self.args.factor) != (None, None)
+        for step, count in enumerate(quotas(self.num_masks(start, end), steps)):
             if self.num_masks(start, end) == 0:
                 return False
+            if by_confidence:
+                count = ALL if step == steps - 1 else CONFIDENT
             self.run_step(count, end)
             self.search_stops()
             if self.stop is not None and not self.num_masks(self.prompt_len, self.stop):
@@ -138,6 +145,8 @@ class _Loop:
         confidence[block_end if self.stop is None else self.stop :] = MINUS_INF
         confidence[self.canvas_end :] = MINUS_INF
         confidence[~is_mask] = MINUS_INF
+        if count in (ALL, CONFIDENT):
+            count = self.num_transfers(confidence[confidence >= 0].tolist(), count)
         selected = torch.topk(confidence, count).indices
         self.steps.append(
             Step(
@@ -148,6 +157,21 @@ class _Loop:
         )
         filled = selected[is_mask[selected]]
         self.x[filled] = tokens[filled]
+
+    def num_transfers(self, confidence: list[float], count: int) -> int:
+        """Confident ones of the candidates, at least one; or all of them."""
+        if count == ALL:
+            return len(confidence)
+        ranked = sorted(confidence, reverse=True)
+        num_above = num_by_factor = 0
+        if self.args.threshold is not None:
+            num_above = sum(c >= self.args.threshold for c in ranked)
+        if self.args.factor is not None:
+            for n, c in enumerate(ranked, start=1):
+                if (n + 1) * (1 - c) >= self.args.factor:
+                    break
+                num_by_factor = n
+        return max(num_above, num_by_factor, 1)
 
     def predict(self, is_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens ``[n]`` and confidence ``[n]``; only those of masks mean anything."""

@@ -8,10 +8,11 @@ Written from the method's description (FastV, arXiv 2403.06764; LLaDA-FastV, arX
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from tests.reference.decoder import Decoder
+from tests.reference.decoder import Cached, Decoder
 
 Stage = tuple[int, int, float]
 """Denoising step and layer, both from 1, and rate."""
@@ -50,6 +51,11 @@ class PrunedLogits:
         score: ranks.
         queries: ``all``, ``answer`` or ``last``.
         compact: whether later steps renumber the positions.
+        cache: ``prompt`` (dLLM-Cache), ``prefix`` or ``dual`` (Fast-dLLM, arXiv
+            2505.22618): what a step reads as an earlier one left it.
+        refresh_interval: every so many steps compute everything, counted over the
+            request (``prompt``) or from the start of a block.
+        block_length, steps_per_block: of the canvas.
         kept: original positions that are left, after every stage.
     """
 
@@ -61,9 +67,14 @@ class PrunedLogits:
     score: Score = fastv
     queries: str = "all"
     compact: bool = False
+    cache: str = "prompt"
+    refresh_interval: int = 1
+    block_length: int = 4
+    steps_per_block: int = 2
     kept: list[list[int]] = field(default_factory=list)
     _step: int = 0
     _left: torch.Tensor | None = None
+    _kv: dict[int, Any] = field(default_factory=dict)
 
     def __call__(self, token_ids: torch.Tensor) -> torch.Tensor:
         self._step += 1
@@ -74,8 +85,13 @@ class PrunedLogits:
         known = token_ids.clamp(max=len(self.decoder.embedding) - 1)
         embeds = self.decoder.embedding[known]
         embeds[:prompt_len] = self.prompt_embeds
-        entered = self._left
-        positions = torch.arange(len(entered)) if self.compact else entered
+        attended = self._left
+        positions = torch.arange(len(attended)) if self.compact else attended
+        prunes = any(step == self._step for step, _, _ in self.stages)
+        computed = torch.ones(len(attended), dtype=torch.bool)
+        if not prunes:
+            computed = self._computed(attended, prompt_len)
+        cached = Cached(self._kv, attended[computed], attended)
 
         def keep(layer: int, weights: torch.Tensor, keys: torch.Tensor):
             for step, stage_layer, rate in self.stages:
@@ -83,11 +99,30 @@ class PrunedLogits:
                     return self._prune(rate, weights, keys, token_ids)
             return None
 
-        hidden = self.decoder.hidden_states(embeds[entered], positions, keep)
+        hidden = self.decoder.hidden_states(
+            embeds[attended[computed]],
+            positions[computed],
+            keep if prunes else None,
+            cached,
+        )
         logits = torch.zeros(len(token_ids), len(self.decoder.head))
-        is_mask = token_ids[self._left] == self.mask_id
-        logits[self._left[is_mask]] = hidden[is_mask] @ self.decoder.head.T
+        rows = self._left if prunes else attended[computed]
+        is_mask = token_ids[rows] == self.mask_id
+        logits[rows[is_mask]] = hidden[is_mask] @ self.decoder.head.T
         return logits
+
+    def _computed(self, attended: torch.Tensor, prompt_len: int) -> torch.Tensor:
+        """Which of the tokens this step computes: ``[n]``, bool."""
+        block, step_in_block = divmod(self._step - 1, self.steps_per_block)
+        count = self._step - 1 if self.cache == "prompt" else step_in_block
+        if count % self.refresh_interval == 0:
+            return torch.ones(len(attended), dtype=torch.bool)
+        if self.cache == "prompt":
+            return attended >= prompt_len
+        start = prompt_len + block * self.block_length
+        if self.cache == "prefix":
+            return attended >= start
+        return (attended >= start) & (attended < start + self.block_length)
 
     def _prune(
         self,

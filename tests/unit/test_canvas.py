@@ -76,6 +76,8 @@ class Request:
             remasking=params.remasking,
             stop_sequences=stops,
             suffix_ids=params.suffix_token_ids,
+            threshold=params.confidence_threshold,
+            factor=params.confidence_factor,
         )
 
     @cached_property
@@ -146,6 +148,10 @@ def requests(draw: st.DrawFn) -> Request:
     end_token_id = None if stops else draw(st.none() | ordinary)
     temperature = draw(st.sampled_from([0.0, 0.0, 0.5, 1.0]))
     remasking = draw(st.sampled_from(["low_confidence", "low_confidence", "random"]))
+    threshold = factor = None
+    if remasking == "low_confidence":
+        threshold = draw(st.none() | st.sampled_from([0.05, 0.2, 0.5, 1.0]))
+        factor = draw(st.none() | st.sampled_from([0.5, 1.0, 1.7, 3.0]))
     return Request(
         prompt=tuple(prompt),
         params=DenoisingParams(
@@ -159,6 +165,8 @@ def requests(draw: st.DrawFn) -> Request:
             stop_sequences=tuple(stops),
             end_token_id=end_token_id,
             suffix_token_ids=tuple(draw(st.lists(ordinary, max_size=3))),
+            confidence_threshold=threshold,
+            confidence_factor=factor,
         ),
         vocab=vocab,
         seed=draw(st.integers(0, 2**32 - 1)),
@@ -177,6 +185,7 @@ def note_events(request: Request) -> None:
         f"{any(not all(step.was_mask) for step in expected.steps)}"
     )
     event(f"ended early: {len(expected.steps) < request.params.steps}")
+    event(f"by confidence: {request.params.is_confident}")
     event(f"suffix taken: {any(p >= end for s in expected.steps for p in s.positions)}")
 
 

@@ -561,3 +561,50 @@ def test_bad_pruning_is_refused(extra: dict[str, Any], words: list[str]):
     assert error.value.parameter == words[0]
     for word in words:
         assert word in str(error.value)
+
+
+# ----------------------------------------------------------------- faster modes
+def test_exact_by_default():
+    params, _ = resolved()
+    assert (params.cache, params.is_confident) == ("none", False)
+
+
+def test_cache_and_confidence():
+    server = ServerConfig(cache="prompt", refresh_interval=7, confidence_factor=1.5)
+    params, _ = resolved({"confidence_threshold": 0.9}, server=server)
+    assert (params.cache, params.refresh_interval) == ("prompt", 7)
+    assert (params.confidence_threshold, params.confidence_factor) == (0.9, 1.5)
+    params, _ = resolved({"confidence_factor": 0, "cache": "none"}, server=server)
+    assert (params.cache, params.is_confident) == ("none", False)
+    # Confidence means nothing where positions are ranked at random.
+    params, _ = resolved({"remasking": "random"}, server=server)
+    assert not params.is_confident
+
+
+def test_masks_in_the_prompt_rule_a_cache_out():
+    """They are predicted in every step, like those of the canvas."""
+    params = SamplingParams(max_tokens=8, extra_args={"cache": "prompt"})
+    resolve(params, 9, ServerConfig(), ROOMY, Letters(), END, has_prompt_masks=True)
+    assert denoising_params(params).cache == "none"
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"cache": "all"}, ["cache", "none, prompt", "'all'"]),
+        ({"refresh_interval": 0}, ["refresh_interval", "at least 1", "0"]),
+        ({"confidence_threshold": 1.5}, ["confidence_threshold", "to 1", "1.5"]),
+        ({"confidence_threshold": math.nan}, ["confidence_threshold", "finite"]),
+        ({"confidence_factor": -1}, ["confidence_factor", "at least 0", "-1"]),
+        (
+            {"confidence_factor": 1, "remasking": "random"},
+            ["confidence_factor", "random remasking"],
+        ),
+    ],
+)
+def test_bad_modes_are_refused(extra: dict[str, Any], words: list[str]):
+    with pytest.raises(VLLMValidationError) as error:
+        resolved(extra)
+    assert error.value.parameter == words[0]
+    for word in words:
+        assert word in str(error.value)

@@ -16,8 +16,10 @@ import numpy as np
 import torch
 
 from vllm_lladav.denoising.params import DenoisingParams
+from vllm_lladav.denoising.plan import Span, StepIndex
 from vllm_lladav.denoising.unmasking import (
     find_sequence,
+    num_confident,
     select_transfers,
     transfer_counts,
 )
@@ -93,6 +95,11 @@ class Canvas:
         """Canvas and suffix tokens: ``[gen_length + suffix]``, int64."""
         return self.token_ids[self.prompt_len :]
 
+    @property
+    def index(self) -> StepIndex:
+        """Which step comes next."""
+        return StepIndex(self.step, self._block, self._step_in_block)
+
     def masks(self) -> np.ndarray:
         """Masks of the canvas, ascending: ``[n]``, int64."""
         return self.prompt_len + np.flatnonzero(self.generated == self.mask_token_id)
@@ -108,14 +115,16 @@ class Canvas:
         if self._stop is not None:
             self._stop -= num_dropped
 
-    def candidates(self) -> np.ndarray:
-        """Masks that this step may transfer, ascending: ``[n]``, int64.
+    def candidates(self, first: int = 0) -> np.ndarray:
+        """Masks from position ``first`` on that this step may transfer, ascending:
+        ``[n]``, int64.
 
         Masks of earlier blocks and of the prompt are among them; masks of later
         blocks and, once a stop was found, of everything from there on are not.
         """
         limit = self._block_end if self._stop is None else self._stop
-        return np.flatnonzero(self.token_ids[:limit] == self.mask_token_id)
+        masks = np.flatnonzero(self.token_ids[first:limit] == self.mask_token_id)
+        return first + masks
 
     def transfer(
         self,
@@ -123,6 +132,7 @@ class Canvas:
         tokens: np.ndarray,
         confidence: torch.Tensor,
         predict: Predict,
+        layout: Span | None = None,
     ) -> np.ndarray:
         """End the step: unmask the most confident candidates.
 
@@ -132,14 +142,22 @@ class Canvas:
             confidence: of each: ``[n]``, float64, on the CPU.
             predict: predicts masks outside of the candidates; called only when
                 there are fewer candidates than transfers.
+            layout: positions from which the transfers are chosen; all if None.
 
         Returns:
             The positions that were transferred, ascending: ``[k]``.
         """
-        count = self._counts[self._step_in_block]
-        selected = select_transfers(
-            torch.from_numpy(candidates), confidence, count, len(self)
-        ).numpy()
+        count = self._num_transfers(confidence)
+        layout = layout or Span(0, len(self))
+        selected = (
+            layout.first
+            + select_transfers(
+                torch.from_numpy(candidates - layout.first),
+                confidence,
+                min(count, layout.length),
+                layout.length,
+            ).numpy()
+        )
         selected = np.sort(selected[self.token_ids[selected] == self.mask_token_id])
         place = np.searchsorted(candidates, selected)
         known = place < len(candidates)
@@ -236,11 +254,22 @@ class Canvas:
             else:
                 self._enter_block(self._block + 1)
 
+    def _num_transfers(self, confidence: torch.Tensor) -> int:
+        if not self.params.is_confident or len(confidence) == 0:
+            return self._counts[self._step_in_block]
+        if self._step_in_block == self.params.steps_per_block - 1:
+            return len(confidence)
+        return num_confident(
+            confidence,
+            self.params.confidence_threshold,
+            self.params.confidence_factor,
+        )
+
     def _block_continues(self) -> bool:
         return (
             self._step_in_block < self.params.steps_per_block
             # Counts never grow within a block: after a zero nothing happens.
-            and self._counts[self._step_in_block] > 0
+            and (self.params.is_confident or self._counts[self._step_in_block] > 0)
             # A stop can leave fewer candidates than transfers; the block may then
             # be filled past the stop before its steps are up.
             and self._num_masks(self._block_start, self._block_end) > 0

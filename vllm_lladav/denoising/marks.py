@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+_BLOCK = -(1 << 27)
 _KEPT = -(1 << 28)
 _MICROSECONDS = -(1 << 30)
 
@@ -34,32 +35,39 @@ class StepReport:
         finish: the :class:`FinishMark` of a request that is done (or what it
             makes of a stop string).
         pruned: None where nothing was pruned.
+        block: of the canvas that the next step works on; None if it does not matter.
     """
 
     finish: int | None = None
     pruned: PruneReport | None = None
+    block: int | None = None
 
     @classmethod
     def take(cls, token_ids: list[int]) -> Self:
         """Take the report off the end of ``token_ids``."""
-        finish = num_visual = microseconds = None
+        finish = num_visual = microseconds = block = None
         while token_ids and token_ids[-1] < 0:
             mark = token_ids.pop()
             if mark <= _MICROSECONDS:
                 microseconds = _MICROSECONDS - mark
             elif mark <= _KEPT:
                 num_visual = _KEPT - mark
+            elif mark <= _BLOCK:
+                block = _BLOCK - mark
             else:
                 finish = mark
         if num_visual is None or microseconds is None:
-            return cls(finish)
-        return cls(finish, PruneReport(num_visual, microseconds))
+            return cls(finish, None, block)
+        return cls(finish, PruneReport(num_visual, microseconds), block)
 
-
-def with_prune_report(output: Sequence[int], report: PruneReport) -> list[int]:
-    """``output`` with the report between its tokens and its finish mark, if any."""
-    is_finished = bool(output) and output[-1] < 0
-    tokens, finish = (output[:-1], output[-1:]) if is_finished else (output, ())
-    microseconds = min(report.microseconds, (1 << 30) - 1)
-    marks = (_KEPT - report.num_visual, _MICROSECONDS - microseconds)
-    return [*tokens, *marks, *finish]
+    def append_to(self, output: Sequence[int]) -> list[int]:
+        """Tokens that :meth:`take` takes this report from. Marks may come in any
+        order."""
+        marks = [] if self.finish is None else [self.finish]
+        if self.block is not None:
+            marks.append(_BLOCK - self.block)
+        if self.pruned is not None:
+            marks.append(_KEPT - self.pruned.num_visual)
+            microseconds = min(self.pruned.microseconds, (1 << 30) - 1)
+            marks.append(_MICROSECONDS - microseconds)
+        return [*output, *marks]

@@ -7,6 +7,7 @@ from typing import Any, Self
 from vllm_lladav.pruning.params import PruningParams
 
 REMASKING = ("low_confidence", "random")
+CACHES = ("none", "prompt", "prefix", "dual")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,14 @@ class DenoisingParams:
             the canvas, in the order of the request.
         end_token_id: ends the answer like a stop sequence; None to go on.
         suffix_token_ids: fixed tokens behind the canvas, returned after the answer.
+        confidence_threshold: a step transfers every position that reaches it, at
+            least one; ``steps`` is then a bound. None to transfer fixed numbers.
+        confidence_factor: the same with the factor rule of arXiv 2505.22618.
+        cache: what steps read from the KV blocks instead of computing it: ``none``,
+            the ``prompt``, the ``prefix`` before the current block, or ``dual``:
+            everything outside of the current block.
+        refresh_interval: with a cache, every so many steps compute everything;
+            ``prefix`` and ``dual`` count from the start of each block.
         pruning: of visual tokens; None to keep all.
     """
 
@@ -38,6 +47,10 @@ class DenoisingParams:
     stop_sequences: tuple[tuple[int, ...], ...] = ()
     end_token_id: int | None = None
     suffix_token_ids: tuple[int, ...] = ()
+    confidence_threshold: float | None = None
+    confidence_factor: float | None = None
+    cache: str = "none"
+    refresh_interval: int = 1
     pruning: PruningParams | None = None
 
     def __post_init__(self) -> None:
@@ -45,6 +58,8 @@ class DenoisingParams:
         assert self.steps % self.num_blocks == 0, self
         assert 0 < self.max_answer_tokens <= self.gen_length, self
         assert self.remasking in REMASKING, self
+        assert self.cache in CACHES, self
+        assert self.refresh_interval >= 1, self
         assert all(self.stop_sequences), self
         assert self.seed is not None or not self.is_random, self
 
@@ -55,6 +70,13 @@ class DenoisingParams:
     @property
     def steps_per_block(self) -> int:
         return self.steps // self.num_blocks
+
+    @property
+    def is_confident(self) -> bool:
+        """Whether the number of transfers depends on the confidence."""
+        return self.confidence_threshold is not None or (
+            self.confidence_factor is not None
+        )
 
     @property
     def is_random(self) -> bool:

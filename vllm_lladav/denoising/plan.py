@@ -1,23 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
 """The step plan: what every denoising step of a request computes.
 
-A pure value. The scheduler and the workers derive it from the same parameters,
-so that no message between them is needed for tensor parallelism, asynchronous
-scheduling or preemption. A request may end before its plan does (a stop, a
-canvas without masks); it never runs longer. Only adaptive pruning drops a number
-of tokens that the plan does not know; it knows the least number.
+Steps, blocks and steps in a block are counted from 0. A pure value: the scheduler and
+the workers derive it from the same parameters, so that no message between them is
+needed for tensor parallelism, asynchronous scheduling or preemption. A request may end
+before its plan does (a stop, a canvas without masks); it never runs longer. Two things
+only the worker knows: when a block ends, which matters to caches that follow blocks,
+and how much adaptive pruning drops, of which the plan knows the least.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.pruning.params import PruneStage, num_kept
 
 
+class StepIndex(NamedTuple):
+    """Which step of a request, all counted from 0.
+
+    Attributes:
+        step: of the request.
+        block: of the canvas that is worked on.
+        step_in_block: of that block.
+    """
+
+    step: int
+    block: int
+    step_in_block: int
+
+
+class Span(NamedTuple):
+    """Positions ``[first, end)`` of a request."""
+
+    first: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        return self.end - self.first
+
+
 @dataclass(frozen=True)
 class StepPlan:
-    """Steps are counted from 0.
-
+    """
     Attributes:
         params: the request.
         prompt_len: prompt tokens, visual tokens included.
@@ -37,11 +63,41 @@ class StepPlan:
         """Visual tokens before anything is pruned."""
         return sum(self.images)
 
-    def query_len(self, num_visual: int) -> int:
-        """Tokens that run through the model, and KV slots that the request holds,
-        while ``num_visual`` visual tokens are left: prompt, canvas and suffix."""
+    @property
+    def follows_blocks(self) -> bool:
+        """Whether what a step computes depends on the block. When a block ends is
+        up to the canvas, so the scheduler is told after every step."""
+        return self.params.cache in ("prefix", "dual")
+
+    def num_slots(self, num_visual: int) -> int:
+        """KV slots that the request holds while ``num_visual`` visual tokens are
+        left: prompt, canvas and suffix."""
         num_pruned = self.num_visual - num_visual
         return self.prompt_len - num_pruned + self.params.num_tail_tokens
+
+    def computed(self, index: StepIndex, num_visual: int) -> Span:
+        """Positions that the step computes. It reads the K/V of the others from the
+        KV blocks, as the last step that computed them left it."""
+        num_slots = self.num_slots(num_visual)
+        if self.is_full(index):
+            return Span(0, num_slots)
+        prompt_len = num_slots - self.params.num_tail_tokens
+        if self.params.cache == "prompt":
+            return Span(prompt_len, num_slots)
+        block_start = prompt_len + index.block * self.params.block_length
+        if self.params.cache == "prefix":
+            return Span(block_start, num_slots)
+        return Span(block_start, block_start + self.params.block_length)
+
+    def is_full(self, index: StepIndex) -> bool:
+        """Whether the step computes everything: with a cache, every
+        ``refresh_interval`` steps (``prefix`` and ``dual`` count from the start of
+        the block), and where visual tokens are pruned."""
+        count = index.step_in_block if self.follows_blocks else index.step
+        is_refresh = count % self.params.refresh_interval == 0
+        return (
+            self.params.cache == "none" or is_refresh or bool(self.stages(index.step))
+        )
 
     def stages(self, step: int) -> tuple[PruneStage, ...]:
         """What is pruned in a step."""

@@ -8,7 +8,7 @@ step may transfer, and in tiles of bounded size.
 from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
 
-from vllm_lladav.denoising.marks import with_prune_report
+from vllm_lladav.denoising.marks import StepReport
 from vllm_lladav.denoising.unmasking import (
     chosen_probability,
     greedy_tokens,
@@ -33,6 +33,19 @@ if TYPE_CHECKING:
 
 LOGITS_TILE_BYTES = 32 << 20
 """Float32 logits that exist at once; 66 rows of the official vocabulary."""
+
+
+class _Turn(NamedTuple):
+    """A request in the step that ends.
+
+    Attributes:
+        origin: row of its position 0 in the step's hidden states.
+        candidates: ``[n]``, int64, positions that may be transferred.
+    """
+
+    request: "DenoisingRequest"
+    origin: int
+    candidates: np.ndarray
 
 
 class DenoisingSampler:
@@ -69,57 +82,76 @@ class DenoisingSampler:
         if step is None:
             self._predict(logits[: self._tile_rows], [(None, len(logits))])
             outputs: list[list[int]] = [[] for _ in range(input_batch.num_reqs)]
+            num_kept = np.zeros(input_batch.num_reqs, np.int32)
         else:
             outputs = self._unmask(step)
-        return self._pack(outputs, input_batch)
+            num_kept = np.array([r.computed.first for r in step.requests], np.int32)
+        return self._pack(outputs, num_kept, input_batch)
 
     def _unmask(self, step: "DenoisingStep") -> list[list[int]]:
-        # A request may have ended while this step was already scheduled.
-        active = [
-            (request, start, request.canvas.candidates())
-            for request, start in zip(step.requests, step.starts(), strict=True)
+        turns = [
+            _Turn(request, origin, request.canvas.candidates(request.layout.first))
+            for request, origin in zip(step.requests, step.origins(), strict=True)
+            # A request may have ended while this step was already scheduled.
             if not request.canvas.finished
         ]
-        if not active:
+        if not turns:
             return [[] for _ in step.requests]
         tokens, confidence = self._predict_rows(
             step,
-            np.concatenate([start + candidates for _, start, candidates in active]),
-            [(request, len(candidates)) for request, _, candidates in active],
+            np.concatenate([turn.origin + turn.candidates for turn in turns]),
+            [(turn.request, len(turn.candidates)) for turn in turns],
         )
         outputs = {}
         offset = 0
-        for request, start, candidates in active:
-            part = slice(offset, offset + len(candidates))
+        for turn in turns:
+            part = slice(offset, offset + len(turn.candidates))
             offset = part.stop
-            if request.canvas.params.remasking == "random":
-                confidence[part] = _random_confidence(request, len(candidates))
-            transferred = request.canvas.transfer(
-                candidates,
-                tokens[part],
-                confidence[part],
-                partial(self._predict_tokens, step, request, start),
+            outputs[turn.request.req_id] = self._transfer(
+                step, turn, tokens[part], confidence[part]
             )
-            in_prompt = transferred[transferred < request.canvas.prompt_len]
-            if len(in_prompt):
-                self._state.overwrite_prompt(request, in_prompt)
-            output = request.canvas.take_output()
-            if (report := request.take_prune_report()) is not None:
-                output = with_prune_report(output, report)
-            outputs[request.req_id] = output
         return [outputs.get(request.req_id, []) for request in step.requests]
+
+    def _transfer(
+        self,
+        step: "DenoisingStep",
+        turn: "_Turn",
+        tokens: np.ndarray,
+        confidence: torch.Tensor,
+    ) -> list[int]:
+        """End one request's step, given ``tokens`` (``[n]``) and ``confidence``
+        (``[n]``) of its candidates; returns what the scheduler is told."""
+        request = turn.request
+        canvas = request.canvas
+        if canvas.params.remasking == "random":
+            confidence = _random_confidence(request, len(confidence))
+        transferred = canvas.transfer(
+            turn.candidates,
+            tokens,
+            confidence,
+            partial(self._predict_tokens, step, request, turn.origin),
+            request.layout,
+        )
+        in_prompt = transferred[transferred < canvas.prompt_len]
+        if len(in_prompt):
+            self._state.overwrite_prompt(request, in_prompt)
+        report = StepReport(
+            pruned=request.take_prune_report(),
+            block=canvas.index.block if request.plan.follows_blocks else None,
+        )
+        return report.append_to(canvas.take_output())
 
     def _predict_tokens(
         self,
         step: "DenoisingStep",
         request: "DenoisingRequest",
-        start: int,
+        origin: int,
         positions: np.ndarray,
     ) -> np.ndarray:
-        """Tokens at ``positions`` (``[n]``) of one request whose rows begin at
-        ``start``: ``[n]``, int64."""
+        """Tokens at ``positions`` (``[n]``) of one request whose position 0 is at the
+        row ``origin``: ``[n]``, int64."""
         segments = [(request, len(positions))]
-        return self._predict_rows(step, start + positions, segments)[0]
+        return self._predict_rows(step, origin + positions, segments)[0]
 
     def _predict_rows(
         self,
@@ -191,22 +223,32 @@ class DenoisingSampler:
             chosen[row] = gumbel_tokens(words, owner.canvas.params.temperature, noise)
         return chosen, chosen_probability(logits, best, chosen)
 
-    def _pack(self, outputs: list[list[int]], input_batch: InputBatch) -> SamplerOutput:
-        """As vLLM expects it: ``[num_reqs, width]`` tokens and counts."""
+    def _pack(
+        self,
+        outputs: list[list[int]],
+        num_kept: np.ndarray,
+        input_batch: InputBatch,
+    ) -> SamplerOutput:
+        """As vLLM expects it: ``[num_reqs, width]`` tokens and counts.
+
+        ``num_kept`` are the tokens of each request whose K/V its next step reads.
+        """
         device = self._state.device
         counts = np.array([len(output) for output in outputs], np.int32)
         sampled = np.zeros((len(outputs), max(1, counts.max(initial=0))), np.int32)
         for row, output in zip(sampled, outputs, strict=True):
             row[: len(output)] = output
-        # Every step computes all of its tokens anew: "rejecting" them keeps the
-        # runner's number of computed tokens where it was.
-        query_lens = np.ascontiguousarray(input_batch.num_scheduled_tokens, np.int32)
+        # Tokens that the next step computes anew are "rejected", which leaves the
+        # runner's number of computed tokens at those that it does not.
+        num_seen = input_batch.num_computed_tokens_np[: len(outputs)]
+        num_seen = num_seen + input_batch.num_scheduled_tokens
+        num_rejected = (num_seen - num_kept).astype(np.int32)
         return SamplerOutput(
             sampled_token_ids=async_tensor_h2d(sampled, device=device),
             logprobs_tensors=None,
             num_nans=None,
             num_sampled=async_tensor_h2d(counts, device=device),
-            num_rejected=async_tensor_h2d(query_lens, device=device),
+            num_rejected=async_tensor_h2d(num_rejected, device=device),
         )
 
 

@@ -23,7 +23,7 @@ from vllm.v1.worker.utils import AttentionGroup
 
 from vllm_lladav.denoising.canvas import Canvas
 from vllm_lladav.denoising.marks import PruneReport
-from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.denoising.plan import Span, StepPlan
 from vllm_lladav.denoising.sampler import DenoisingSampler
 from vllm_lladav.model import decoder
 from vllm_lladav.pruning.params import PruneStage, PruningParams
@@ -69,7 +69,19 @@ class DenoisingRequest:
     on_pruned: OnPruned | None = None
 
     def __len__(self) -> int:
-        return len(self.canvas)
+        """Tokens that the step computes."""
+        return self.computed.length
+
+    @property
+    def computed(self) -> Span:
+        """Positions that the step computes."""
+        return self.plan.computed(self.canvas.index, len(self.visual))
+
+    @property
+    def layout(self) -> Span:
+        """Positions from which the step's transfers are chosen: all of the sequence,
+        as in the official code, or what the step computes, as in Fast-dLLM."""
+        return self.computed if self.plan.follows_blocks else Span(0, len(self.canvas))
 
     @property
     def pruning(self) -> PruningParams | None:
@@ -88,9 +100,9 @@ class DenoisingRequest:
         if queries == "answer":
             rows = torch.from_numpy(self.canvas.masks())
         elif queries == "last":
-            rows = torch.tensor([len(self) - 1])
+            rows = torch.tensor([len(self.canvas) - 1])
         else:
-            rows = torch.arange(len(self))
+            rows = torch.arange(len(self.canvas))
         return rows.to(self.visual.device)
 
     def keep_visual(self, pruned: Pruned) -> None:
@@ -130,10 +142,12 @@ class DenoisingStep:
     prune_pass: PrunePass
     hidden_states: torch.Tensor | None = field(default=None, repr=False)
 
-    def starts(self) -> list[int]:
-        """First row of each request in ``hidden_states``; the positions of its
-        canvas are counted from there."""
-        return np.cumsum([0, *map(len, self.requests)])[:-1].tolist()
+    def origins(self) -> list[int]:
+        """The row of each request's position 0 in ``hidden_states``: negative, or in
+        another request, where the step does not compute that position."""
+        starts = np.cumsum([0, *map(len, self.requests)])[:-1]
+        first = [request.computed.first for request in self.requests]
+        return (starts - first).tolist()
 
 
 class DenoisingState(ModelState):
@@ -220,11 +234,17 @@ class DenoisingState(ModelState):
         for req_id, request in zip(input_batch.req_ids, requests, strict=True):
             if request.prompt_embeds is None:
                 request.prompt_embeds = self._embed_prompt(req_id, request.canvas)
-        tails = [request.canvas.tail for request in requests]
+        spans = [request.computed for request in requests]
+        tails = [
+            request.canvas.token_ids[max(first, request.canvas.prompt_len) : end]
+            for request, (first, end) in zip(requests, spans, strict=True)
+        ]
         tail_embeds = self._embed(np.concatenate(tails)).split(list(map(len, tails)))
         parts: list[Any] = []
-        for request, tail in zip(requests, tail_embeds, strict=True):
-            parts += [request.prompt_embeds, tail]
+        for request, span, tail in zip(requests, spans, tail_embeds, strict=True):
+            if span.first == 0:
+                parts.append(request.prompt_embeds)
+            parts.append(tail)
         torch.cat(parts, out=embeds[: input_batch.num_tokens])
         return embeds
 
@@ -248,12 +268,13 @@ class DenoisingState(ModelState):
         self, requests: Sequence[DenoisingRequest], num_tokens: int
     ) -> torch.Tensor:
         """``[num_tokens]``, int64; 0 where the batch is padded."""
-        parts = [
-            torch.arange(len(request), device=self.device)
-            if request.positions is None
-            else request.positions
-            for request in requests
-        ]
+        parts = []
+        for request in requests:
+            first, end = request.computed
+            if request.positions is None:
+                parts.append(torch.arange(first, end, device=self.device))
+            else:
+                parts.append(request.positions[first:end])
         num_padding = num_tokens - sum(map(len, parts))
         return torch.cat([*parts, parts[0].new_zeros(num_padding)])
 
@@ -273,7 +294,16 @@ class DenoisingState(ModelState):
     ) -> dict[str, Any]:
         """Attention metadata per layer: every token attends to all of its request."""
         num_reqs = input_batch.num_reqs
-        seq_lens = input_batch.seq_lens_cpu_upper_bound
+        seq_lens, seq_lens_cpu = (
+            input_batch.seq_lens,
+            input_batch.seq_lens_cpu_upper_bound,
+        )
+        requests = [self._requests.get(req_id) for req_id in input_batch.req_ids]
+        if any(r and r.computed.end < len(r.canvas) for r in requests):
+            # K/V behind the current block is attended to as well.
+            whole = [len(request.canvas) for request in requests if request]
+            seq_lens_cpu = torch.tensor(whole, dtype=torch.int32)
+            seq_lens = seq_lens_cpu.to(self.device)
         build = partial(
             build_attn_metadata,
             attn_groups=attn_groups,
@@ -284,7 +314,10 @@ class DenoisingState(ModelState):
         )
         starts = input_batch.query_start_loc_np[:num_reqs]
         self._attention_inputs = partial(
-            self._shortened_attention, build, starts, slot_mappings
+            self._shortened_attention,
+            build,
+            starts,
+            slot_mappings,
         )
         return build(
             num_tokens=input_batch.num_tokens,
@@ -293,10 +326,10 @@ class DenoisingState(ModelState):
                 input_batch.query_start_loc_np[: num_reqs + 1]
             ),
             max_query_len=int(input_batch.num_scheduled_tokens.max()),
-            seq_lens=input_batch.seq_lens,
-            max_seq_len=int(seq_lens[:num_reqs].max()),
+            seq_lens=seq_lens,
+            max_seq_len=int(seq_lens_cpu[:num_reqs].max()),
             slot_mappings=slot_mappings,
-            seq_lens_cpu_upper_bound=seq_lens,
+            seq_lens_cpu_upper_bound=seq_lens_cpu,
             positions=input_batch.positions,
             for_cudagraph_capture=for_capture,
             ubatch_idx=ubatch_idx,
@@ -310,25 +343,26 @@ class DenoisingState(ModelState):
         lengths: np.ndarray,
     ) -> AttentionInputs:
         """The same batch with fewer tokens: ``lengths`` (``[num_reqs]``, int32) of
-        each request, in the first of its KV slots."""
-        positions = np.concatenate([np.arange(length) for length in lengths])
-        tokens = np.repeat(starts, lengths) + positions
-        token_index = async_tensor_h2d(tokens, device=self.device, dtype=torch.int64)
-        slot_mappings = slot_mappings[:, token_index]
+        each request, in the first of the KV slots that it had."""
+        assert self._step is not None
+        spans = [request.computed for request in self._step.requests]
+        positions = np.concatenate([np.arange(first, end) for first, end in spans])
+        firsts = np.array([span.first for span in spans])
+        tokens = np.repeat(starts - firsts, lengths) + positions
+        seq_lens = np.array([len(r.canvas) for r in self._step.requests], np.int32)
         query_start_loc = np.cumsum([0, *lengths], dtype=np.int32)
-        seq_lens = torch.from_numpy(lengths)
+        to_device = partial(async_tensor_h2d, device=self.device)
+        slot_mappings = slot_mappings[:, to_device(tokens, dtype=torch.int64)]
         metadata = build(
             num_tokens=len(tokens),
-            query_start_loc_gpu=async_tensor_h2d(query_start_loc, device=self.device),
+            query_start_loc_gpu=to_device(query_start_loc),
             query_start_loc_cpu=torch.from_numpy(query_start_loc),
             max_query_len=int(lengths.max()),
-            seq_lens=async_tensor_h2d(lengths, device=self.device),
-            max_seq_len=int(lengths.max()),
+            seq_lens=to_device(seq_lens),
+            max_seq_len=int(seq_lens.max()),
             slot_mappings=slot_mappings,
-            seq_lens_cpu_upper_bound=seq_lens,
-            positions=async_tensor_h2d(
-                positions, device=self.device, dtype=torch.int64
-            ),
+            seq_lens_cpu_upper_bound=torch.from_numpy(seq_lens),
+            positions=to_device(positions, dtype=torch.int64),
         )
         return AttentionInputs(metadata, slot_mappings[0])
 

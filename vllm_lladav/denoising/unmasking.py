@@ -86,6 +86,30 @@ def chosen_probability(
     return ratio[:, 0].exp() * largest
 
 
+def num_confident(
+    confidence: torch.Tensor, threshold: float | None, factor: float | None
+) -> int:
+    """How many positions confidence decoding transfers (arXiv 2505.22618).
+
+    Args:
+        confidence: ``[n]``, float64, of the candidates, n > 0.
+        threshold: those that reach it are transferred.
+        factor: the n most confident are, as long as ``(n + 1) * (1 - c) < factor``
+            holds for the least confident of them.
+
+    Returns:
+        At least 1. With both, what either of them allows.
+    """
+    ranked = confidence.sort(descending=True).values
+    allowed = torch.zeros(len(ranked), dtype=torch.bool)
+    if threshold is not None:
+        allowed |= ranked >= threshold
+    if factor is not None:
+        n = torch.arange(1, len(ranked) + 1)
+        allowed |= ((n + 1) * (1 - ranked) < factor).cummin(dim=0).values
+    return max(int(allowed.sum()), 1)
+
+
 def select_transfers(
     candidates: torch.Tensor, confidence: torch.Tensor, count: int, length: int
 ) -> torch.Tensor:

@@ -75,6 +75,7 @@ def resolve_request(
         ),
         tokenizer=tokenizer,
         end_token_id=config.eot_token_id,
+        has_prompt_masks=config.mask_token_id in request.prompt_token_ids,
     )
 
 

@@ -30,7 +30,7 @@ from vllm.v1.request import Request, RequestStatus
 
 from vllm_lladav.denoising.canvas import FinishMark
 from vllm_lladav.denoising.marks import PruneReport, StepReport
-from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.denoising.plan import Span, StepIndex, StepPlan
 from vllm_lladav.engine.kv_blocks import shrink
 from vllm_lladav.engine.metrics import DenoisingStats
 from vllm_lladav.request import STOPS_KEY, denoising_params
@@ -45,6 +45,9 @@ class _Progress:
 
     Attributes:
         num_dispatched: steps so far.
+        block: of the canvas, of the next step.
+        step_in_block: of the next step.
+        num_done: steps whose output is back.
         num_visual: visual tokens that the next step starts with.
         num_blocks_returned: KV blocks freed by pruning.
         awaits_report: what the next step computes is known only when the output
@@ -54,6 +57,9 @@ class _Progress:
     plan: StepPlan
     num_dispatched: int
     num_visual: int
+    block: int = 0
+    step_in_block: int = 0
+    num_done: int = 0
     num_blocks_returned: int = 0
     awaits_report: bool = False
 
@@ -62,9 +68,21 @@ class _Progress:
         return cls(plan, num_dispatched=0, num_visual=plan.num_visual)
 
     @property
-    def query_len(self) -> int:
-        """Tokens of the next step."""
-        return self.plan.query_len(self.num_visual)
+    def num_slots(self) -> int:
+        """KV slots that the request holds."""
+        return self.plan.num_slots(self.num_visual)
+
+    @property
+    def computed(self) -> Span:
+        """Positions that the next step computes."""
+        index = StepIndex(self.num_dispatched, self.block, self.step_in_block)
+        return self.plan.computed(index, self.num_visual)
+
+    def follow(self, block: int) -> None:
+        """The worker says which block the next step works on."""
+        self.awaits_report = False
+        if block != self.block:
+            self.block, self.step_in_block = block, 0
 
     @property
     def exhausted(self) -> bool:
@@ -145,7 +163,7 @@ class DenoisingScheduler(Scheduler):
             or request.num_stale_output_tokens
         ):
             return
-        num_tokens = progress.query_len
+        num_tokens = progress.computed.length
         if num_tokens <= batch.token_budget:
             blocks = self.kv_cache_manager.empty_kv_cache_blocks
             self._take(request, num_tokens, blocks, batch)
@@ -153,7 +171,7 @@ class DenoisingScheduler(Scheduler):
 
     def _admit(self, request: Request, batch: "_Batch") -> bool:
         """Admit the first waiting request if its whole first step fits."""
-        num_tokens = self._progress[request.request_id].query_len
+        num_tokens = self._progress[request.request_id].computed.length
         if request.num_stale_output_tokens:
             return False
         blocks = None
@@ -226,7 +244,8 @@ class DenoisingScheduler(Scheduler):
     def _take(
         self, request: Request, num_tokens: int, blocks: KVCacheBlocks, batch: "_Batch"
     ) -> None:
-        request.num_computed_tokens = 0
+        progress = self._progress[request.request_id]
+        request.num_computed_tokens = progress.computed.first
         batch.take(request, num_tokens, blocks)
 
     def _make_output(self, batch: "_Batch") -> SchedulerOutput:
@@ -265,11 +284,13 @@ class DenoisingScheduler(Scheduler):
             progress = self._progress[request_id]
             plan, step = progress.plan, progress.num_dispatched
             progress.num_dispatched += 1
+            progress.step_in_block += 1
+            progress.awaits_report = plan.follows_blocks
             self._stats.num_drafts += 1
             self._stats.num_draft_tokens += plan.params.gen_length
             if plan.stages(step):
                 assert plan.params.pruning is not None
-                progress.awaits_report = plan.params.pruning.is_adaptive
+                progress.awaits_report |= plan.params.pruning.is_adaptive
                 num_visual = plan.visual_after(step, progress.num_visual)
                 self._shrink(request_id, num_visual)
 
@@ -278,7 +299,7 @@ class DenoisingScheduler(Scheduler):
         progress = self._progress[request_id]
         self._stats.num_visual_tokens_pruned += progress.num_visual - num_visual
         progress.num_visual = num_visual
-        num_freed = shrink(self.kv_cache_manager, request_id, progress.query_len)
+        num_freed = shrink(self.kv_cache_manager, request_id, progress.num_slots)
         progress.num_blocks_returned += num_freed
         self._stats.num_blocks_returned += num_freed
 
@@ -309,6 +330,10 @@ class DenoisingScheduler(Scheduler):
             request = self.requests.get(request_id)
             if request is None or request.num_stale_output_tokens:
                 continue
+            progress = self._progress[request_id]
+            progress.num_done += 1
+            if report.block is not None:
+                progress.follow(report.block)
             if report.finish is not None:
                 self._finish_marks[request_id] = report.finish
             if report.pruned is not None and request.status == RequestStatus.RUNNING:
@@ -317,7 +342,8 @@ class DenoisingScheduler(Scheduler):
     def _apply_prune_report(self, request_id: str, report: PruneReport) -> None:
         """Adaptive pruning may have dropped more than was planned."""
         progress = self._progress[request_id]
-        if progress.awaits_report:
+        pruning = progress.plan.params.pruning
+        if pruning is not None and pruning.is_adaptive:
             progress.awaits_report = False
             self._shrink(request_id, report.num_visual)
 
@@ -400,7 +426,7 @@ def _report(progress: _Progress) -> dict[str, Any]:
     """What the client learns of its request, as ``kv_transfer_params``."""
     return {
         REPORT_KEY: {
-            "denoising_steps": progress.num_dispatched,
+            "denoising_steps": progress.num_done,
             "visual_tokens": progress.plan.num_visual,
             "visual_tokens_kept": progress.num_visual,
             "kv_blocks_returned": progress.num_blocks_returned,

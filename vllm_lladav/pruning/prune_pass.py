@@ -46,7 +46,8 @@ class PrunedRequest(Protocol):
     """What a prune pass needs of a request."""
 
     def __len__(self) -> int:
-        """Tokens that the request has now."""
+        """Tokens of the request that are computed in this pass. A request that
+        prunes computes all it has."""
 
     @property
     def pruning(self) -> PruningParams | None: ...

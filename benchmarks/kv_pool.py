@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many more requests a KV pool holds when visual tokens are pruned.
+
+    python benchmarks/kv_pool.py
+
+Starts a server whose pool holds exactly N unpruned requests (a square image and its
+canvas), sends many requests at once and samples ``vllm:num_requests_running``. The
+most that run at a time is compared with the pool's blocks over those that a pruned
+request holds, ``ceil((P' + C) / block size)``.
+
+A request is admitted when the blocks of its *unpruned* first step are free, and gives
+the difference back as soon as that step is dispatched. With ``u`` blocks unpruned and
+``p`` pruned, ``floor((N - 1) u / p) + 1`` requests can therefore run at once: in a
+small pool clearly fewer than ``N u / p``, in a large one nearly as many.
+"""
+
+import argparse
+import base64
+import io
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import requests
+from PIL import Image
+
+MODEL = "lladav-tiny"
+IMAGE_SIZE = (384, 384)
+QUESTION = "Please describe the image in detail."
+KV_BLOCK = 128  # Tokens per block on CPUs.
+START_SECONDS = 240
+STOP_SECONDS = 30
+REQUEST_SECONDS = 600
+TARGET = 0.9
+
+
+def block_bytes() -> int:
+    """Of the tiny checkpoint: layers, K and V, hidden size, float32."""
+    from vllm_lladav.tiny.presets import PRESETS
+
+    size = PRESETS["tiny"]
+    return size.num_layers * 2 * size.hidden_size * 4 * KV_BLOCK
+
+
+@contextmanager
+def server(flags: list[str], log: Path) -> Iterator[str]:
+    """The URL of ``vllm serve`` with these flags."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [str(Path(sys.executable).with_name("vllm")), "serve", "--model", MODEL]
+    command += ["--host", "127.0.0.1", "--port", str(port), *flags]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            env={"HF_HUB_OFFLINE": "1", **os.environ},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not is_healthy(url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                tail = log.read_text(errors="replace")[-4000:]
+                raise RuntimeError(f"the server did not start:\n{tail}")
+            time.sleep(0.5)
+        yield url
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def is_healthy(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/health", timeout=10).status_code == 200
+    except requests.ConnectionError:
+        return False
+
+
+def read_metrics(url: str) -> Counter:
+    """Samples of vLLM and of the plugin by name, summed over labels."""
+    values: Counter = Counter()
+    for line in requests.get(f"{url}/metrics", timeout=10).text.splitlines():
+        if line.startswith(("vllm:", "lladav:")):
+            name, _, value = line.rpartition(" ")
+            values[name.partition("{")[0]] += float(value)
+    return values
+
+
+class Sampler(threading.Thread):
+    """Reads the number of running and waiting requests every ``interval`` seconds."""
+
+    def __init__(self, url: str, interval: float) -> None:
+        super().__init__(daemon=True)
+        self.url, self.interval = url, interval
+        self.samples: list[tuple[int, int]] = []  # (running, waiting)
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(self.interval):
+            values = read_metrics(self.url)
+            running = int(values["vllm:num_requests_running"])
+            self.samples.append((running, int(values["vllm:num_requests_waiting"])))
+
+
+def ask(url: str, number: int, args: argparse.Namespace, **xargs: Any) -> dict:
+    """One request with an image of its own. Returns its usage and report."""
+    width, height = IMAGE_SIZE
+    rng = np.random.default_rng(number)
+    noise = rng.integers(256, size=(height, width, 3), dtype=np.uint8)
+    png = io.BytesIO()
+    Image.fromarray(noise).save(png, "PNG")
+    data = base64.b64encode(png.getvalue()).decode()
+    body: dict[str, Any] = {
+        "model": MODEL,
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "image_url",
+                        "image_url": {"url": f"data:image/png;base64,{data}"},
+                    },
+                    {"type": "text", "text": QUESTION},
+                ],
+            }
+        ],
+        "max_tokens": args.gen_length,
+        "temperature": 0,
+        "ignore_eos": True,
+        "vllm_xargs": {
+            "gen_length": args.gen_length,
+            "block_length": args.block_length,
+            **xargs,
+        },
+    }
+    response = requests.post(
+        f"{url}/v1/chat/completions", json=body, timeout=REQUEST_SECONDS
+    )
+    response.raise_for_status()
+    answer = response.json()
+    return {**answer["usage"], **answer["kv_transfer_params"]["lladav"]}
+
+
+def num_blocks(num_tokens: int) -> int:
+    return -(-num_tokens // KV_BLOCK)
+
+
+def request_sizes(args: argparse.Namespace) -> tuple[int, int]:
+    """Tokens of a request without and with pruning, canvas included."""
+    from transformers import AutoTokenizer
+
+    from vllm_lladav.model.anyres import AnyresGeometry, num_visual_tokens
+    from vllm_lladav.model.config import register_config
+    from vllm_lladav.model.prompt import default_chat_template, encode_with_images
+    from vllm_lladav.pruning.params import num_kept
+    from vllm_lladav.tiny import ensure_checkpoint
+
+    register_config()
+    tokenizer = AutoTokenizer.from_pretrained(ensure_checkpoint())
+    content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}],
+        chat_template=default_chat_template(),
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    image_token_id = -1  # Any that no text has.
+    num_text = len(encode_with_images(tokenizer, text, image_token_id)) - 1
+    pinpoints = tuple((384 * a, 384 * b) for a in range(1, 7) for b in range(1, 7))
+    num_visual = num_visual_tokens(*IMAGE_SIZE, AnyresGeometry(pinpoints))
+    rest = num_text + args.gen_length
+    return rest + num_visual, rest + num_kept(num_visual, 1, args.rate)
+
+
+def flood(
+    url: str, count: int, args: argparse.Namespace, **fields: Any
+) -> dict[str, Any]:
+    """Send ``count`` requests at once and watch how many run."""
+    sampler = Sampler(url, args.interval)
+    sampler.start()
+    start = time.monotonic()
+    with ThreadPoolExecutor(count) as pool:
+        futures = [pool.submit(ask, url, i, args, **fields) for i in range(count)]
+        answers = [future.result() for future in futures]
+    seconds = time.monotonic() - start
+    sampler.done.set()
+    sampler.join()
+    crowded = [running for running, waiting in sampler.samples if waiting]
+    return {
+        "requests": count,
+        "seconds": seconds,
+        "samples": len(sampler.samples),
+        "most_running": max(running for running, _ in sampler.samples),
+        # While others wait: how full the pool is kept.
+        "median_running": statistics.median(crowded) if crowded else None,
+        "prompt_tokens": sorted({answer["prompt_tokens"] for answer in answers}),
+        "blocks_returned": sorted({a["kv_blocks_returned"] for a in answers}),
+    }
+
+
+def measure(holds: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Fill a pool that holds ``holds`` unpruned requests."""
+    whole, pruned = request_sizes(args)
+    whole_blocks, pruned_blocks = num_blocks(whole), num_blocks(pruned)
+    pool = holds * whole_blocks
+    capacity = pool / pruned_blocks
+    count = max(args.requests, round(1.5 * capacity))
+    # Every token of an iteration has a place in the pool, so that with a budget of
+    # that many tokens, and a seat for every request, blocks are the only limit.
+    flags = {
+        "--plugin": "pruning",
+        "--prune-rate": args.rate,
+        "--dtype": "float32",
+        "--max-model-len": whole_blocks * KV_BLOCK,
+        "--max-num-seqs": count,
+        "--max-num-batched-tokens": pool * KV_BLOCK,
+        # vLLM keeps one block for itself.
+        "--kv-cache-memory-bytes": (pool + 1) * block_bytes(),
+    }
+    if args.layer:
+        flags["--prune-layer"] = args.layer
+    words = [str(word) for flag in flags.items() for word in flag]
+    with TemporaryDirectory() as scratch, server(words, Path(scratch, "log")) as url:
+        unpruned = flood(url, 2 * holds, args, steps=args.num_blocks, prune_rate=0)
+        filled = flood(url, count, args, steps=args.steps)
+    assert filled["prompt_tokens"] == [whole - args.gen_length], filled
+    assert filled["blocks_returned"] == [whole_blocks - pruned_blocks], filled
+    return {
+        "pool_blocks": pool,
+        "blocks_unpruned": whole_blocks,
+        "blocks_pruned": pruned_blocks,
+        "capacity_unpruned": holds,
+        "capacity_pruned": capacity,
+        "admissible": (pool - whole_blocks) // pruned_blocks + 1,
+        "ratio": filled["most_running"] / capacity,
+        "unpruned": unpruned,
+        "pruned": filled,
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    unpruned, pruned = report["unpruned"], report["pruned"]
+    print(
+        f"\npool of {report['pool_blocks']} blocks of {KV_BLOCK} tokens; a request "
+        f"takes {report['blocks_unpruned']}, pruned {report['blocks_pruned']}\n"
+        f"  unpruned: room for {report['capacity_unpruned']}, "
+        f"{unpruned['most_running']} ran at once\n"
+        f"  pruned:   room for {report['capacity_pruned']:.1f}, "
+        f"{pruned['most_running']} ran at once "
+        f"({report['ratio']:.2f} of it; {report['admissible']} can be admitted)\n"
+        f"  {pruned['requests']} requests in {pruned['seconds']:.0f} s, "
+        f"{pruned['samples']} samples; while others waited, half of the time "
+        f"{pruned['median_running']} or more ran"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        epilog="With the defaults about 4 minutes on 2 quiet cores.",
+    )
+    parser.add_argument(
+        "--holds",
+        type=int,
+        nargs="+",
+        default=[4, 10],
+        help="unpruned requests that the pool holds; a server each",
+    )
+    parser.add_argument(
+        "--requests", type=int, default=40, help="at least, sent at once"
+    )
+    parser.add_argument("--rate", type=float, default=0.75)
+    parser.add_argument("--layer", type=int, help="default: half the depth")
+    parser.add_argument("--gen-length", type=int, default=64)
+    parser.add_argument(
+        "--block-length", type=int, default=16, help="short ones need few logits"
+    )
+    parser.add_argument("--steps", type=int, default=48)
+    parser.add_argument(
+        "--interval", type=float, default=0.05, help="seconds between samples"
+    )
+    parser.add_argument("--output", type=Path, help="write the figures as JSON")
+    args = parser.parse_args()
+    args.num_blocks = args.gen_length // args.block_length
+
+    reports = []
+    for holds in args.holds:
+        reports.append(measure(holds, args))
+        show(reports[-1])
+    if args.output:
+        args.output.write_text(json.dumps(reports, indent=2))
+    best = max(report["ratio"] for report in reports)
+    if best < TARGET:
+        raise SystemExit(f"at most {best:.2f} of the pruned capacity was reached")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The formula against torch's own count of a plain PyTorch model."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, SiglipVisionConfig, SiglipVisionModel
+
+from tests.reference.decoder import Decoder
+from vllm_lladav.denoising.canvas import Canvas
+from vllm_lladav.denoising.params import DenoisingParams
+from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.flops import (
+    Breakdown,
+    ModelShape,
+    VisionShape,
+    request_flops,
+    vision_flops,
+)
+from vllm_lladav.model.config import register_config
+from vllm_lladav.pruning.params import PruneStage, PruningParams, num_kept
+from vllm_lladav.pruning.policies import POLICY, View
+
+MASK = 0
+NUM_TOKENS = 1000  # Rows of the head: the real one takes all the time.
+PROMPT_LEN = 50
+IMAGES = (12, 21)
+
+ONE_STAGE = (PruneStage(1, 2, 0.75),)
+STAGES = (PruneStage(1, 1, 0.3), PruneStage(1, 3, 0.5), PruneStage(4, 4, 0.9))
+PRUNINGS = {
+    "none": None,
+    "fastv": PruningParams(ONE_STAGE),
+    "after_the_last_layer": PruningParams((PruneStage(2, 4, 0.5),)),
+    "rows_of_the_answer": PruningParams(STAGES, queries="answer"),
+    "last_row": PruningParams(STAGES, queries="last"),
+    "aggregated": PruningParams(STAGES, "aggregated", queries="answer"),
+    "similarity": PruningParams(STAGES, "similarity"),
+    "uniform": PruningParams(STAGES, "uniform"),
+    "too_few_visual_tokens": PruningParams(ONE_STAGE, min_visual_tokens=34),
+}
+LENGTHS = {  # gen_length, block_length, steps
+    "one_block": (8, 8, 8),
+    "blocks": (12, 6, 4),
+    "uneven": (7, 7, 5),
+    "more_steps_than_masks": (4, 2, 8),
+}
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_checkpoint: Path) -> Decoder:
+    return Decoder(tiny_checkpoint, NUM_TOKENS)
+
+
+@pytest.fixture(scope="module")
+def shape(decoder: Decoder) -> ModelShape:
+    return ModelShape(
+        hidden_size=decoder.config["hidden_size"],
+        intermediate_size=decoder.config["intermediate_size"],
+        num_layers=decoder.config["num_hidden_layers"],
+        num_heads=decoder.num_heads,
+        num_kv_heads=decoder.num_heads,
+        head_dim=decoder.head_dim,
+        vocab_rows=NUM_TOKENS,
+    )
+
+
+def make_plan(lengths: str, pruning: str) -> StepPlan:
+    gen_length, block_length, steps = LENGTHS[lengths]
+    params = DenoisingParams(
+        gen_length=gen_length,
+        block_length=block_length,
+        steps=steps,
+        temperature=0.0,
+        remasking="low_confidence",
+        seed=None,
+        max_answer_tokens=gen_length,
+        suffix_token_ids=(7, 8),
+        pruning=PRUNINGS[pruning],
+    )
+    return StepPlan(params, PROMPT_LEN, IMAGES)
+
+
+def counted_flops(decoder: Decoder, plan: StepPlan) -> int:
+    """Denoise with a plain decoder and random confidences, and let torch count."""
+    canvas = Canvas(plan.params, [1] * PROMPT_LEN, MASK)
+    num_visual = plan.num_visual
+    counter = FlopCounterMode(display=False)
+    total = 0
+    while not canvas.finished:
+        embeds = torch.zeros(len(canvas), decoder.config["hidden_size"])
+        step = Step(decoder, plan, canvas, num_visual)
+        with counter:  # Which starts at zero.
+            hidden_states = decoder.hidden_states(embeds, keep=step.keep)
+            num_dropped, num_visual = num_visual - step.num_visual, step.num_visual
+            canvas.keep_prompt(np.arange(canvas.prompt_len - num_dropped))
+            candidates = canvas.candidates()
+            _ = hidden_states[candidates] @ decoder.head.T
+        total += counter.get_total_flops()
+        canvas.transfer(
+            candidates,
+            np.ones(len(candidates), np.int64),
+            torch.rand(len(candidates), dtype=torch.float64),
+            lambda positions: np.ones(len(positions), np.int64),
+        )
+    return total
+
+
+@dataclass
+class Step:
+    """Ranks as the engine's policies do, and drops the first visual tokens."""
+
+    decoder: Decoder
+    plan: StepPlan
+    canvas: Canvas
+    num_visual: int
+
+    def __post_init__(self) -> None:
+        self.stages = list(self.plan.stages(self.canvas.step))
+
+    def keep(
+        self, layer: int, weights: torch.Tensor, keys: torch.Tensor
+    ) -> torch.Tensor | None:
+        if not self.stages:
+            return None
+        stage, num_tokens = self.stages[0], weights.shape[-1]
+        left = num_kept(self.num_visual, len(IMAGES), stage.rate)
+        pruning = self.plan.params.pruning
+        assert pruning is not None
+        policy = POLICY[pruning.policy]
+        if policy.observes(layer, stage.layer):
+            masks = len(self.canvas.masks())
+            rows = {"all": num_tokens, "answer": masks, "last": 1}[pruning.queries]
+            heads = keys.transpose(0, 1)
+            policy.score(
+                View(
+                    query=heads,
+                    key=heads,
+                    scale=1.0,
+                    rows=torch.arange(rows),
+                    visual=torch.arange(self.num_visual),
+                    num_kept=left,
+                    seed=None,
+                )
+            )
+        if layer < stage.layer:
+            return None
+        self.stages.pop(0)
+        num_dropped, self.num_visual = self.num_visual - left, left
+        return torch.arange(num_dropped, num_tokens)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "pruning"),
+    [
+        *(("blocks", pruning) for pruning in PRUNINGS),
+        *((lengths, "none") for lengths in LENGTHS if lengths != "blocks"),
+        *((lengths, "aggregated") for lengths in LENGTHS if lengths != "blocks"),
+    ],
+)
+def test_decoder(decoder: Decoder, shape: ModelShape, lengths: str, pruning: str):
+    plan = make_plan(lengths, pruning)
+    assert request_flops(shape, plan).total == counted_flops(decoder, plan)
+
+
+def test_vision():
+    """SigLIP of transformers without its last layer, post-norm and head."""
+    config = SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=56,
+        patch_size=14,
+        vision_use_head=False,
+    )
+    config._attn_implementation = "eager"  # Torch counts no fused kernel of CPUs.
+    tower = SiglipVisionModel(config)
+    projector = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 64))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        projector(tower(torch.zeros(5, 3, 56, 56)).last_hidden_state)
+    vision = VisionShape(
+        hidden_size=32,
+        intermediate_size=48,
+        num_layers=3,
+        tile_tokens=16,
+        patch_values=3 * 14**2,
+        projector_depth=2,
+    )
+    shape = ModelShape(64, 128, 1, 2, 2, 32, 100, vision)
+    assert vision_flops(shape, 5) == Breakdown(vision=counter.get_total_flops())
+
+
+def test_vision_runs_once(shape: ModelShape):
+    vision = VisionShape(32, 48, 3, 16, 588, 2)
+    shape, plan = replace(shape, vision=vision), make_plan("blocks", "fastv")
+    with_tiles = request_flops(shape, plan, num_tiles=3)
+    assert with_tiles == request_flops(shape, plan) + vision_flops(shape, 3)
+
+
+def test_shape_of_a_checkpoint(tiny_checkpoint: Path, decoder: Decoder):
+    """The decoder's weights are those of the files; the tower's last layer is
+    stored nowhere and does not run."""
+    register_config()
+    config = AutoConfig.from_pretrained(tiny_checkpoint)
+    shape = ModelShape.from_config(config, vocab_rows=NUM_TOKENS)
+    layer = [
+        weight.numel()
+        for name, weight in decoder.weights.items()
+        if name.startswith("model.layers.0.") and weight.ndim == 2
+    ]
+    assert shape.layer_weights == sum(layer)
+    tower = "model.vision_tower.vision_tower.vision_model."
+    stored = {
+        name.removeprefix(tower + "encoder.layers.").split(".")[0]
+        for name in decoder.weights
+        if name.startswith(tower + "encoder.layers.")
+    }
+    patch = decoder.weights[tower + "embeddings.patch_embedding.weight"]
+    places = decoder.weights[tower + "embeddings.position_embedding.weight"]
+    assert shape.vision == VisionShape(
+        hidden_size=len(patch),
+        intermediate_size=config.vision_config.intermediate_size,
+        num_layers=len(stored),
+        tile_tokens=len(places),
+        patch_values=patch[0].numel(),
+        projector_depth=2,
+    )
+
+
+def test_saved():
+    whole = Breakdown(projections=60, attention=20, head=10, vision=10)
+    assert whole.total == 100
+    assert Breakdown(projections=20, head=5).saved(whole) == 0.75
+    assert whole.saved(whole) == 0

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many floating-point operations the model spends on one request.
+
+A formula from the shapes of the model and of the request, without engine or tensors:
+what pruning saves can be told before anything runs. ``docs/pruning-cost.md`` derives
+it; ``benchmarks/pruning_flops.py`` compares it with what the engine executes.
+
+Counted are matrix products and convolutions, two operations per multiply and add,
+as ``torch.utils.flop_counter`` counts them. Norms, rotary embeddings, activations and
+softmax are not: they are linear in the tokens and small beside the products.
+"""
+
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Self
+
+from vllm_lladav.denoising.params import DenoisingParams
+from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.pruning.params import PruneStage, PruningParams, num_kept
+
+if TYPE_CHECKING:
+    from vllm_lladav.model.config import LladavConfig
+
+
+@dataclass(frozen=True)
+class VisionShape:
+    """Dimensions of the vision tower and the projector.
+
+    Attributes:
+        hidden_size: of the tower.
+        intermediate_size: of its MLPs.
+        num_layers: that run; the official features are those of layer -2.
+        tile_tokens: patches of a tile.
+        patch_values: numbers in a patch: channels times its area.
+        projector_depth: linear layers from the tower's to the decoder's size.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    tile_tokens: int
+    patch_values: int
+    projector_depth: int
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Dimensions of a checkpoint.
+
+    Attributes:
+        hidden_size: of the decoder.
+        intermediate_size: of its gated MLPs.
+        num_layers: of the decoder.
+        num_heads: for queries.
+        num_kv_heads: for keys and values.
+        head_dim: of a head.
+        vocab_rows: of the LM head, padding included.
+        vision: None for a decoder alone.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_rows: int
+    vision: VisionShape | None = None
+
+    @classmethod
+    def from_config(cls, config: "LladavConfig", vocab_rows: int) -> Self:
+        """Of a checkpoint. ``vocab_rows`` is the engine's: vLLM pads the
+        tokenizer's length."""
+        from vllm_lladav.model.config import projector_depth
+
+        depth = projector_depth(config.mm_projector_type)
+        assert depth is not None, config.mm_projector_type
+        vision = config.vision_config
+        patch = config.tile_size // config.tile_grid
+        return cls(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_layers=config.num_hidden_layers,
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            vocab_rows=vocab_rows,
+            vision=VisionShape(
+                hidden_size=vision.hidden_size,
+                intermediate_size=vision.intermediate_size,
+                num_layers=vision.num_hidden_layers - 1,
+                tile_tokens=config.tile_grid**2,
+                patch_values=3 * patch**2,
+                projector_depth=depth,
+            ),
+        )
+
+    @property
+    def layer_weights(self) -> int:
+        """Matrix elements of one decoder layer: q, k, v, o, gate, up, down."""
+        queries = self.num_heads * self.head_dim
+        keys = self.num_kv_heads * self.head_dim
+        attention = self.hidden_size * (2 * queries + 2 * keys)
+        return attention + 3 * self.hidden_size * self.intermediate_size
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Floating-point operations by part.
+
+    Attributes:
+        projections: linear layers of the decoder.
+        attention: the products of queries with keys and of weights with values.
+        head: logits of the masks that a step may transfer.
+        scores: ranking visual tokens.
+        vision: tower and projector, once for every tile.
+    """
+
+    projections: int = 0
+    attention: int = 0
+    head: int = 0
+    scores: int = 0
+    vision: int = 0
+
+    def __add__(self, other: "Breakdown") -> "Breakdown":
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Breakdown(*(mine + theirs for mine, theirs in pairs))
+
+    @property
+    def total(self) -> int:
+        return sum(astuple(self))
+
+    def saved(self, whole: "Breakdown") -> float:
+        """The share of ``whole`` that is saved, 0 to 1."""
+        return 1 - self.total / whole.total
+
+
+def request_flops(shape: ModelShape, plan: StepPlan, num_tiles: int = 0) -> Breakdown:
+    """Operations of a request that runs alone and to the end of its canvas.
+
+    Every step computes all tokens and transfers a fixed number of masks; a stop in
+    the answer would end a request earlier. The prompt has no masks of its own. For
+    ``adaptive`` pruning, which drops at least what the plan knows, it is an upper
+    bound.
+
+    Args:
+        plan: lengths, steps and pruning of the request.
+        num_tiles: of all its images, the squeezed whole image of each included.
+    """
+    total = vision_flops(shape, num_tiles)
+    num_visual = plan.num_visual
+    for step, masks in enumerate(_masks(plan.params)):
+        decoder, num_visual = _decoder_flops(shape, plan, step, num_visual, masks)
+        head = 2 * masks.candidates * shape.hidden_size * shape.vocab_rows
+        total += decoder + Breakdown(head=head)
+    return total
+
+
+def vision_flops(shape: ModelShape, num_tiles: int) -> Breakdown:
+    """Of the tower and the projector."""
+    if not num_tiles:
+        return Breakdown()
+    vision = shape.vision
+    assert vision is not None
+    width = vision.hidden_size
+    layer = 4 * width**2 + 2 * width * vision.intermediate_size  # q, k, v, out; MLP
+    layer += 2 * width * vision.tile_tokens  # attention among the tile's patches
+    tower = width * vision.patch_values + vision.num_layers * layer
+    projector = width * shape.hidden_size
+    projector += (vision.projector_depth - 1) * shape.hidden_size**2
+    return Breakdown(vision=2 * num_tiles * vision.tile_tokens * (tower + projector))
+
+
+@dataclass(frozen=True)
+class _Masks:
+    """Masks before a step.
+
+    Attributes:
+        candidates: in the block that is being finished.
+        canvas: in the whole canvas.
+    """
+
+    candidates: int
+    canvas: int
+
+
+def _masks(params: DenoisingParams) -> Iterator[_Masks]:
+    """For every step that runs. Blocks are finished one after the other, every step
+    transfers its even share, and a block with fewer masks than steps ends early."""
+    for block in range(params.num_blocks):
+        later = params.gen_length - (block + 1) * params.block_length
+        left = params.block_length
+        share, remainder = divmod(left, params.steps_per_block)
+        for step in range(params.steps_per_block):
+            count = share + (step < remainder)
+            if not count:
+                break
+            yield _Masks(left, left + later)
+            left -= count
+
+
+def _decoder_flops(
+    shape: ModelShape, plan: StepPlan, step: int, num_visual: int, masks: _Masks
+) -> tuple[Breakdown, int]:
+    """Of the layers in one step (counted from 0), and the visual tokens left."""
+    total = Breakdown()
+    stages = list(plan.stages(step))
+    for layer in range(1, shape.num_layers + 1):
+        length = _length(plan, num_visual)
+        total += Breakdown(
+            projections=2 * length * shape.layer_weights,
+            attention=2 * _products(shape, length, length),
+        )
+        if not stages:
+            continue
+        assert plan.params.pruning is not None
+        total += _score_flops(
+            shape, plan.params.pruning, stages[0], layer, length, num_visual, masks
+        )
+        if stages[0].layer == layer:
+            stage = stages.pop(0)
+            num_visual = num_kept(num_visual, len(plan.images), stage.rate)
+    return total, num_visual
+
+
+def _length(plan: StepPlan, num_visual: int) -> int:
+    """Tokens of the request while ``num_visual`` visual tokens are left."""
+    num_pruned = plan.num_visual - num_visual
+    return plan.prompt_len - num_pruned + plan.params.num_tail_tokens
+
+
+def _products(shape: ModelShape, rows: int, columns: int) -> int:
+    """Queries of ``rows`` tokens with the keys of ``columns`` tokens, all heads."""
+    return 2 * rows * columns * shape.num_heads * shape.head_dim
+
+
+def _score_flops(
+    shape: ModelShape,
+    pruning: PruningParams,
+    stage: PruneStage,
+    layer: int,
+    length: int,
+    num_visual: int,
+    masks: _Masks,
+) -> Breakdown:
+    """Of what a policy computes after a layer (``vllm_lladav.pruning.policies``)."""
+    if layer != stage.layer and pruning.policy != "aggregated":
+        return Breakdown()
+    if pruning.policy in ("fastv", "aggregated", "adaptive"):
+        rows = {"all": length, "answer": masks.canvas, "last": 1}[pruning.queries]
+        return Breakdown(scores=_products(shape, rows, length))
+    if pruning.policy == "similarity":
+        width = shape.num_kv_heads * shape.head_dim
+        return Breakdown(scores=2 * num_visual**2 * width)
+    return Breakdown()
