@@ -62,8 +62,6 @@ _UNSUPPORTED = {
     "trace_decode_token_ids": (None, ""),
     "min_tokens": (0, "the canvas has a fixed length"),
     "min_p": (0.0, ""),
-    "top_p": (1.0, ""),
-    "top_k": (0, ""),
     "include_stop_str_in_output": (False, "the answer is cut before the stop"),
 }
 
@@ -110,7 +108,7 @@ def check_supported(params: SamplingParams) -> None:
     """
     for name, (unused, reason) in _UNSUPPORTED.items():
         value = getattr(params, name)
-        if value is None or (name == "top_k" and value == -1):
+        if value is None:
             continue
         # An array, which prompt_logprob_token_ids may be, has no truth value.
         if not isinstance(value, np.ndarray) and value in (unused, [], {}):
@@ -179,6 +177,8 @@ def resolve(
     resolved = DenoisingParams(
         **lengths,
         temperature=params.temperature,
+        top_k=max(params.top_k, 0),
+        top_p=params.top_p,
         remasking=remasking,
         seed=params.seed,
         stop_sequences=tuple(stop_sequences),

@@ -51,6 +51,24 @@ def test_without_a_seed_every_answer_is_another(engine: Engine, golden_cases):
     assert params.seed is None, "the caller's parameters are not changed"
 
 
+@pytest.mark.parametrize("restriction", [{"top_k": 1}, {"top_p": 1e-6}])
+def test_the_most_likely_token_only(engine: Engine, golden_cases, restriction):
+    """Whatever the noise: sampling is greedy then."""
+    case = golden_cases["text_16_16_40"]
+    answer = engine.answer_case(case, temperature=1.5, seed=3, **restriction)
+    assert tuple(answer.token_ids) == case.output_ids
+
+
+@pytest.mark.parametrize("restriction", [{"top_k": 50}, {"top_p": 0.3}])
+def test_restricted_sampling(engine: Engine, golden_cases, restriction):
+    """Neither greedy nor what all words give."""
+    case = golden_cases["text_16_16_40"]
+    free = engine.answer_case(case, temperature=1.0, seed=3).token_ids
+    answer = engine.answer_case(case, temperature=1.0, seed=3, **restriction)
+    assert answer.token_ids != free
+    assert tuple(answer.token_ids) != case.output_ids
+
+
 def test_banned_tokens_are_never_sampled(engine: Engine, golden_cases):
     """At the highest temperature that vLLM allows."""
     case = golden_cases["text_16_16_40"]

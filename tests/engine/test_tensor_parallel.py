@@ -9,17 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.harness import is_servable, prompt_of, sampling_of
 from tests.golden.cases import load_cases
 
 IMAGE_CASES = ("img_square", "img_two_pad_list", "prune_r50_k2_all")
+MODE_CASE = load_cases()["text_32_8_32"]
+MODES = (
+    {"cache": "dual", "refresh_interval": 25, "confidence_threshold": 0.05},
+    {"cache": "prefix", "refresh_interval": 3},
+)
 ROOT = Path(__file__).parents[2]
 
 
 def main(checkpoint: str) -> None:
     """Run in a process of its own: print the tokens of every case."""
     from vllm import LLM
-
-    from tests.engine.harness import is_servable, prompt_of, sampling_of
 
     cases = [
         case
@@ -38,13 +42,17 @@ def main(checkpoint: str) -> None:
         kv_cache_memory_bytes=1 << 27,
         additional_config={"lladav": {"plugin": "pruning"}},
     )
+    modes = [sampling_of(MODE_CASE), sampling_of(MODE_CASE)]
+    for params, mode in zip(modes, MODES, strict=True):
+        params.extra_args |= mode
     outputs = llm.generate(
-        [prompt_of(case) for case in [*cases, *cases[-3:]]],
-        [sampling_of(case) for case in cases] + random,
+        [prompt_of(case) for case in [*cases, *cases[-3:], MODE_CASE, MODE_CASE]],
+        [sampling_of(case) for case in cases] + random + modes,
         use_tqdm=False,
     )
     names = [case.name for case in cases]
     names += [f"random/{case.name}" for case in cases[-3:]]
+    names += [f"mode/{mode['cache']}" for mode in MODES]
     tokens = [list(output.outputs[0].token_ids) for output in outputs]
     print("RESULT " + json.dumps(dict(zip(names, tokens, strict=True))), flush=True)
 
@@ -71,10 +79,15 @@ def test_tensor_parallel_goldens(tiny_checkpoint: Path, engine, golden_cases):
     ]
     assert len(results) == 1, process.stdout[-5000:]
     tokens = json.loads(results[0])
+    for mode in MODES:
+        params = sampling_of(MODE_CASE)
+        params.extra_args |= mode
+        alone = engine.answer(prompt_of(MODE_CASE), params)
+        assert alone.token_ids == tokens.pop(f"mode/{mode['cache']}")
     random = {name for name in tokens if name.startswith("random/")}
     assert len(random) == 3
     greedy = {name: tuple(tokens[name]) for name in tokens.keys() - random}
-    assert len(greedy) == 16 and set(IMAGE_CASES) < set(greedy)
+    assert len(greedy) == 17 and set(IMAGE_CASES) < set(greedy)
     assert greedy == {name: golden_cases[name].output_ids for name in greedy}
     for name in random:
         case = golden_cases[name.removeprefix("random/")]

@@ -94,8 +94,6 @@ BAD_REQUESTS = [
     _chat("tools_forced", "tool_choice", tools=[_TOOL], tool_choice="required"),
     _chat("use_beam_search", use_beam_search=True, n=2),
     _chat("min_tokens", min_tokens=2),
-    _chat("top_p", top_p=0.5, **_SAMPLING),
-    _chat("top_k", top_k=5, **_SAMPLING),
     _chat("min_p", min_p=0.1, **_SAMPLING),
     _chat("bad_words", bad_words=["w1"]),
     _chat("allowed_token_ids", allowed_token_ids=[5, 6]),

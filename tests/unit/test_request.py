@@ -383,8 +383,6 @@ UNSUPPORTED: dict[str, Any] = {
     "trace_decode_token_ids": [5],
     "min_tokens": 3,
     "min_p": 0.1,
-    "top_p": 0.9,
-    "top_k": 5,
 }
 
 
@@ -415,7 +413,7 @@ def test_infinite_temperature_is_refused(temperature):
 
 
 HARMLESS = {
-    *("n", "seed", "temperature", "max_tokens", "extra_args"),
+    *("n", "seed", "temperature", "top_k", "top_p", "max_tokens", "extra_args"),
     *("stop", "stop_token_ids", "ignore_eos"),
     # What the front end does with the answer, or vLLM keeps for itself.
     *("detokenize", "skip_special_tokens", "spaces_between_special_tokens"),
@@ -440,9 +438,6 @@ def test_every_field_of_vllm_is_accounted_for():
     [
         {},
         {"temperature": 0.0},
-        {"top_k": -1},
-        {"top_k": 0},
-        {"top_p": 1.0},
         {"logit_bias": {}},
         {"bad_words": []},
         {"stop": ["a"], "stop_token_ids": [4], "seed": 5, "n": 2},
@@ -561,6 +556,15 @@ def test_bad_pruning_is_refused(extra: dict[str, Any], words: list[str]):
     assert error.value.parameter == words[0]
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "top_k", "top_p"),
+    [({}, 0, 1.0), ({"top_k": -1}, 0, 1.0), ({"top_k": 5, "top_p": 0.9}, 5, 0.9)],
+)
+def test_top_k_and_top_p(fields: dict[str, Any], top_k: int, top_p: float):
+    params, _ = resolved(temperature=0.5, **fields)
+    assert (params.top_k, params.top_p) == (top_k, top_p)
 
 
 # ----------------------------------------------------------------- faster modes

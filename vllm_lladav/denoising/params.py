@@ -19,6 +19,8 @@ class DenoisingParams:
         block_length: positions that are finished before the next ones begin.
         steps: denoising steps at most, over all blocks; a multiple of their number.
         temperature: of the Gumbel noise; 0 is greedy.
+        top_k: sample from so many most likely tokens only; 0 is all.
+        top_p: and from the most likely ones that hold this share of the probability.
         remasking: rank positions by ``low_confidence`` or at ``random``.
         seed: of the noise; of no meaning where nothing is random.
         max_answer_tokens: the answer is cut to this length.
@@ -52,6 +54,8 @@ class DenoisingParams:
     cache: str = "none"
     refresh_interval: int = 1
     pruning: PruningParams | None = None
+    top_k: int = 0
+    top_p: float = 1.0
 
     def __post_init__(self) -> None:
         assert self.gen_length % self.block_length == 0, self

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import torch
 from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
 
 from vllm_lladav.denoising.marks import StepReport
+from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.unmasking import (
     chosen_probability,
     greedy_tokens,
@@ -218,6 +220,7 @@ class DenoisingSampler:
             chosen = best.clone()
         for row, owner in noisy:
             words = logits[row : row + 1, : self._vocab_size]
+            words = _restricted(words, owner.canvas.params)
             noise = torch.empty_like(words, dtype=torch.float64)
             noise.uniform_(generator=owner.generator)
             chosen[row] = gumbel_tokens(words, owner.canvas.params.temperature, noise)
@@ -250,6 +253,21 @@ class DenoisingSampler:
             num_sampled=async_tensor_h2d(counts, device=device),
             num_rejected=async_tensor_h2d(num_rejected, device=device),
         )
+
+
+def _restricted(logits: torch.Tensor, params: DenoisingParams) -> torch.Tensor:
+    """``[1, vocab]``: -inf outside of the ``top_k`` and ``top_p`` most likely tokens
+    at the request's temperature, as vLLM applies them."""
+    if params.top_k == 0 and params.top_p == 1.0:
+        return logits
+    k = p = None
+    if params.top_k:
+        count = min(params.top_k, logits.shape[-1])
+        k = torch.tensor([count], dtype=torch.int32, device=logits.device)
+    if params.top_p < 1.0:
+        p = torch.tensor([params.top_p], device=logits.device)
+    allowed = apply_top_k_top_p(logits / params.temperature, k, p).isfinite()
+    return logits.masked_fill(~allowed, float("-inf"))
 
 
 def _random_confidence(request: "DenoisingRequest", count: int) -> torch.Tensor:
