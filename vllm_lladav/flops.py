@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Self
 
 from vllm_lladav.denoising.params import DenoisingParams
-from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.denoising.plan import StepIndex, StepPlan
 from vllm_lladav.pruning.params import PruneStage, PruningParams, num_kept
 
 if TYPE_CHECKING:
@@ -138,10 +138,10 @@ class Breakdown:
 def request_flops(shape: ModelShape, plan: StepPlan, num_tiles: int = 0) -> Breakdown:
     """Operations of a request that runs alone and to the end of its canvas.
 
-    Every step computes all tokens and transfers a fixed number of masks; a stop in
-    the answer would end a request earlier. The prompt has no masks of its own. For
-    ``adaptive`` pruning, which drops at least what the plan knows, it is an upper
-    bound.
+    Every step transfers a fixed number of masks; a stop in the answer would end a
+    request earlier, confidence decoding ends it in fewer steps. The prompt has no
+    masks of its own. For ``adaptive`` pruning, which drops at least what the plan
+    knows, it is an upper bound.
 
     Args:
         plan: lengths, steps and pruning of the request.
@@ -149,8 +149,8 @@ def request_flops(shape: ModelShape, plan: StepPlan, num_tiles: int = 0) -> Brea
     """
     total = vision_flops(shape, num_tiles)
     num_visual = plan.num_visual
-    for step, masks in enumerate(_masks(plan.params)):
-        decoder, num_visual = _decoder_flops(shape, plan, step, num_visual, masks)
+    for masks in _masks(plan.params):
+        decoder, num_visual = _decoder_flops(shape, plan, num_visual, masks)
         head = 2 * masks.candidates * shape.hidden_size * shape.vocab_rows
         total += decoder + Breakdown(head=head)
     return total
@@ -176,10 +176,12 @@ class _Masks:
     """Masks before a step.
 
     Attributes:
+        index: of the step.
         candidates: in the block that is being finished.
         canvas: in the whole canvas.
     """
 
+    index: StepIndex
     candidates: int
     canvas: int
 
@@ -187,6 +189,7 @@ class _Masks:
 def _masks(params: DenoisingParams) -> Iterator[_Masks]:
     """For every step that runs. Blocks are finished one after the other, every step
     transfers its even share, and a block with fewer masks than steps ends early."""
+    num_steps = 0
     for block in range(params.num_blocks):
         later = params.gen_length - (block + 1) * params.block_length
         left = params.block_length
@@ -195,21 +198,23 @@ def _masks(params: DenoisingParams) -> Iterator[_Masks]:
             count = share + (step < remainder)
             if not count:
                 break
-            yield _Masks(left, left + later)
+            yield _Masks(StepIndex(num_steps, block, step), left, left + later)
+            num_steps += 1
             left -= count
 
 
 def _decoder_flops(
-    shape: ModelShape, plan: StepPlan, step: int, num_visual: int, masks: _Masks
+    shape: ModelShape, plan: StepPlan, num_visual: int, masks: _Masks
 ) -> tuple[Breakdown, int]:
-    """Of the layers in one step (counted from 0), and the visual tokens left."""
+    """Of the layers in one step, and the visual tokens left."""
     total = Breakdown()
-    stages = list(plan.stages(step))
+    stages = list(plan.stages(masks.index.step))
     for layer in range(1, shape.num_layers + 1):
-        length = _length(plan, num_visual)
+        length = plan.num_slots(num_visual)
+        rows = plan.computed(masks.index, num_visual).length
         total += Breakdown(
-            projections=2 * length * shape.layer_weights,
-            attention=2 * _products(shape, length, length),
+            projections=2 * rows * shape.layer_weights,
+            attention=2 * _products(shape, rows, length),
         )
         if not stages:
             continue
@@ -221,12 +226,6 @@ def _decoder_flops(
             stage = stages.pop(0)
             num_visual = num_kept(num_visual, len(plan.images), stage.rate)
     return total, num_visual
-
-
-def _length(plan: StepPlan, num_visual: int) -> int:
-    """Tokens of the request while ``num_visual`` visual tokens are left."""
-    num_pruned = plan.num_visual - num_visual
-    return plan.prompt_len - num_pruned + plan.params.num_tail_tokens
 
 
 def _products(shape: ModelShape, rows: int, columns: int) -> int:

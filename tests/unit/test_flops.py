@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, SiglipVisionConfig, SiglipVisionModel
 
-from tests.reference.decoder import Decoder
+from tests.reference.decoder import Cached, Decoder
 from vllm_lladav.denoising.canvas import Canvas
 from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import StepPlan
@@ -70,7 +70,9 @@ def shape(decoder: Decoder) -> ModelShape:
     )
 
 
-def make_plan(lengths: str, pruning: str) -> StepPlan:
+def make_plan(
+    lengths: str, pruning: str, cache: str = "none", refresh_interval: int = 1
+) -> StepPlan:
     gen_length, block_length, steps = LENGTHS[lengths]
     params = DenoisingParams(
         gen_length=gen_length,
@@ -82,6 +84,8 @@ def make_plan(lengths: str, pruning: str) -> StepPlan:
         max_answer_tokens=gen_length,
         suffix_token_ids=(7, 8),
         pruning=PRUNINGS[pruning],
+        cache=cache,
+        refresh_interval=refresh_interval,
     )
     return StepPlan(params, PROMPT_LEN, IMAGES)
 
@@ -89,18 +93,28 @@ def make_plan(lengths: str, pruning: str) -> StepPlan:
 def counted_flops(decoder: Decoder, plan: StepPlan) -> int:
     """Denoise with a plain decoder and random confidences, and let torch count."""
     canvas = Canvas(plan.params, [1] * PROMPT_LEN, MASK)
+    left = torch.arange(len(canvas))
+    kv: dict = {}
     num_visual = plan.num_visual
     counter = FlopCounterMode(display=False)
     total = 0
     while not canvas.finished:
-        embeds = torch.zeros(len(canvas), decoder.config["hidden_size"])
         step = Step(decoder, plan, canvas, num_visual)
+        first, end = plan.computed(canvas.index, num_visual)
+        embeds = torch.zeros(end - first, decoder.config["hidden_size"])
+        keep = step.keep if step.stages else None
         with counter:  # Which starts at zero.
-            hidden_states = decoder.hidden_states(embeds, keep=step.keep)
+            hidden_states = decoder.hidden_states(
+                embeds,
+                torch.arange(first, end),
+                keep,
+                Cached(kv, left[first:end], left),
+            )
             num_dropped, num_visual = num_visual - step.num_visual, step.num_visual
+            left = left[num_dropped:]
             canvas.keep_prompt(np.arange(canvas.prompt_len - num_dropped))
-            candidates = canvas.candidates()
-            _ = hidden_states[candidates] @ decoder.head.T
+            candidates = canvas.candidates(first)
+            _ = hidden_states[candidates - first] @ decoder.head.T
         total += counter.get_total_flops()
         canvas.transfer(
             candidates,
@@ -166,6 +180,15 @@ class Step:
 def test_decoder(decoder: Decoder, shape: ModelShape, lengths: str, pruning: str):
     plan = make_plan(lengths, pruning)
     assert request_flops(shape, plan).total == counted_flops(decoder, plan)
+
+
+@pytest.mark.parametrize("cache", ["prompt", "prefix", "dual"])
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_cached(decoder: Decoder, shape: ModelShape, lengths: str, cache: str):
+    """Cached steps compute fewer rows, which attend to all that is left."""
+    for pruning, interval in (("none", 3), ("fastv", 25), ("last_row", 2)):
+        plan = make_plan(lengths, pruning, cache, interval)
+        assert request_flops(shape, plan).total == counted_flops(decoder, plan)
 
 
 def test_vision():
