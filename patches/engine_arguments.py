@@ -38,9 +38,10 @@ def apply() -> None:
     @functools.wraps(from_cli_args)
     def from_args_with_ours(cls: type, args: Any) -> Any:
         engine_args = from_cli_args(cls, args)
-        engine_args.additional_config = cli.merge_arguments(
-            args, engine_args.additional_config
-        )
+        merged = cli.merge_arguments(args, engine_args.additional_config)
+        # The processes of further API servers get these arguments and read them
+        # before they load plugins.
+        args.additional_config = engine_args.additional_config = merged
         return engine_args
 
     @functools.wraps(create_engine_config)

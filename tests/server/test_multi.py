@@ -12,7 +12,7 @@ from tests.golden.cases import GoldenCase
 from tests.server.client import chat, openai_client
 from tests.server.process import running_server
 
-CASES = ("text_32_8_32", "img_two_pad_stacked")
+CASES = ("text_32_8_32", "img_two_pad_stacked", "prune_r75_k3_all")
 
 
 @pytest.mark.slow
@@ -20,7 +20,8 @@ CASES = ("text_32_8_32", "img_two_pad_stacked")
 def test_data_parallel(
     tiny_checkpoint: Path, tmp_path: Path, golden_cases: dict[str, GoldenCase]
 ) -> None:
-    """``--data-parallel-size 2``: recorded answers, and both engines work."""
+    """``--data-parallel-size 2``: recorded answers, and both engines work. Pruning
+    shows that our flags reach every process."""
     flags = ("--data-parallel-size", "2")
     cases = [golden_cases[name] for name in CASES] * 2
     with (

@@ -474,6 +474,9 @@ def test_without_the_plugin_nothing_is_pruned():
     with pytest.raises(VLLMValidationError, match="--plugin pruning") as error:
         pruning({"prune_rate": 0.5}, ServerConfig())
     assert error.value.parameter == "prune_rate"
+    assert pruning({"prune_rate": 0}, ServerConfig()) is None
+    with pytest.raises(VLLMValidationError, match="--plugin pruning"):
+        pruning({"prune_rate": 0, "prune_layer": 2}, ServerConfig())
 
 
 def test_rate_zero_is_off():

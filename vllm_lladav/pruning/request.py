@@ -43,7 +43,9 @@ def resolve_pruning(
     """
     if server.plugin != "pruning":
         for name in PRUNING_ARGS:
-            if name in args:
+            # Who asks for no pruning gets none.
+            is_off = name == "prune_rate" and args.number(name, 0.0) == 0
+            if name in args and not is_off:
                 raise VLLMValidationError(
                     f"{name} needs a server that runs with --plugin pruning",
                     parameter=name,
