@@ -16,14 +16,12 @@ import argparse
 import json
 import os
 import pickle
-import platform
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from common import machine, noise_image, parse_size
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -110,12 +108,9 @@ class Bench:
 
     def _content(self) -> list[dict[str, Any]]:
         self.num_requests += 1
-        width, height = self.args.image
-        noise = np.random.default_rng(self.num_requests).integers(
-            256, size=(height, width, 3), dtype=np.uint8
-        )
+        picture = noise_image(self.args.image, self.num_requests)
         return [
-            {"type": "image_pil", "image_pil": Image.fromarray(noise)},
+            {"type": "image_pil", "image_pil": picture},
             {"type": "text", "text": QUESTION},
         ]
 
@@ -176,12 +171,6 @@ def show(row: dict[str, Any], exact: dict[str, Any]) -> None:
     print(text, flush=True)
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """``WIDTHxHEIGHT`` in pixels."""
-    width, _, height = text.partition("x")
-    return int(width), int(height)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0],
@@ -209,24 +198,14 @@ def main() -> None:
 
         args.model = ensure_midsize()
 
-    import torch
-    import vllm
-
     bench = Bench(args)
     rows = [row for n in args.concurrency for row in measure(bench, n)]
     if args.output:
-        machine = {
-            "cpus": os.cpu_count(),
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "vllm": vllm.__version__,
-        }
         settings = {
             name: getattr(args, name)
             for name in ("image", "gen_length", "block_length", "steps", "rate")
         }
-        figures = {"machine": machine, "settings": settings, "runs": rows}
+        figures = {"machine": machine(), "settings": settings, "runs": rows}
         args.output.write_text(json.dumps(figures, indent=2))
 
 

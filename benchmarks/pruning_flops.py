@@ -22,7 +22,6 @@ import argparse
 import json
 import os
 import pickle
-import platform
 import statistics
 import time
 from collections import Counter
@@ -32,9 +31,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
+from common import machine, noise_image, parse_size
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vllm_lladav.flops import ModelShape, request_flops
@@ -276,9 +274,6 @@ class Bench:
         from vllm import SamplingParams
 
         self.num_requests += 1
-        noise = np.random.default_rng(self.num_requests).integers(
-            256, size=(size[1], size[0], 3), dtype=np.uint8
-        )
         params = SamplingParams(
             max_tokens=self.args.gen_length,
             temperature=0,
@@ -293,7 +288,7 @@ class Bench:
             },
         )
         content = [
-            {"type": "image_pil", "image_pil": Image.fromarray(noise)},
+            {"type": "image_pil", "image_pil": noise_image(size, self.num_requests)},
             {"type": "text", "text": QUESTION},
         ]
         self.llm.collective_rpc(start_request, args=(count,))
@@ -453,12 +448,6 @@ def show(report: dict[str, Any]) -> None:
         )
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """``WIDTHxHEIGHT`` in pixels."""
-    width, _, height = text.partition("x")
-    return int(width), int(height)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0],
@@ -491,27 +480,18 @@ def main() -> None:
 
         args.model = ensure_midsize()
 
-    import vllm
-
     bench = Bench(args)
     reports = []
     for size in args.image:
         reports.append(measure(bench, size))
         show(reports[-1])
     if args.output:
-        machine = {
-            "cpus": os.cpu_count(),
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "vllm": vllm.__version__,
-        }
         settings = {
             name: getattr(args, name)
             for name in ("gen_length", "steps", "rate", "repeats")
         }
         figures = {
-            "machine": machine,
+            "machine": machine(),
             "settings": {**settings, "layer": bench.layer},
             "model": asdict(bench.shape),
             "images": reports,

@@ -14,11 +14,12 @@ preparation, selection and output. "Engine" is all but the model's arithmetic.
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from pathlib import Path
 from typing import Any
+
+from common import machine
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -101,7 +102,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
 
-    import torch
     import vllm
 
     llm = vllm.LLM(
@@ -122,14 +122,7 @@ def main() -> None:
             f"({row['logits_ms']:6.2f} ms of it on the logits)"
         )
     if args.output:
-        machine = {
-            "cpus": os.cpu_count(),
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "vllm": vllm.__version__,
-        }
-        figures = {"machine": machine, "steps": rows}
+        figures = {"machine": machine(), "steps": rows}
         args.output.write_text(json.dumps(figures, indent=2))
 
 

@@ -12,7 +12,6 @@ large requests from starving.
 
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks
@@ -30,63 +29,11 @@ from vllm.v1.request import Request, RequestStatus
 
 from vllm_lladav.denoising.canvas import FinishMark
 from vllm_lladav.denoising.marks import PruneReport, StepReport
-from vllm_lladav.denoising.plan import Span, StepIndex, StepPlan
+from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.engine.kv_blocks import shrink
 from vllm_lladav.engine.metrics import DenoisingStats
+from vllm_lladav.engine.progress import Progress
 from vllm_lladav.request import STOPS_KEY, denoising_params
-
-REPORT_KEY = "lladav"
-"""Where in ``kv_transfer_params`` of a response the request's figures are."""
-
-
-@dataclass
-class _Progress:
-    """How far a request is in its plan.
-
-    Attributes:
-        num_dispatched: steps so far.
-        block: of the canvas, of the next step.
-        step_in_block: of the next step.
-        num_done: steps whose output is back.
-        num_visual: visual tokens that the next step starts with.
-        num_blocks_returned: KV blocks freed by pruning.
-        awaits_report: what the next step computes is known only when the output
-            of the last one is back.
-    """
-
-    plan: StepPlan
-    num_dispatched: int
-    num_visual: int
-    block: int = 0
-    step_in_block: int = 0
-    num_done: int = 0
-    num_blocks_returned: int = 0
-    awaits_report: bool = False
-
-    @classmethod
-    def start(cls, plan: StepPlan) -> "_Progress":
-        return cls(plan, num_dispatched=0, num_visual=plan.num_visual)
-
-    @property
-    def num_slots(self) -> int:
-        """KV slots that the request holds."""
-        return self.plan.num_slots(self.num_visual)
-
-    @property
-    def computed(self) -> Span:
-        """Positions that the next step computes."""
-        index = StepIndex(self.num_dispatched, self.block, self.step_in_block)
-        return self.plan.computed(index, self.num_visual)
-
-    def follow(self, block: int) -> None:
-        """The worker says which block the next step works on."""
-        self.awaits_report = False
-        if block != self.block:
-            self.block, self.step_in_block = block, 0
-
-    @property
-    def exhausted(self) -> bool:
-        return self.num_dispatched >= self.plan.num_steps
 
 
 class DenoisingScheduler(Scheduler):
@@ -99,7 +46,7 @@ class DenoisingScheduler(Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.num_sampled_tokens_per_step = 0
-        self._progress: dict[str, _Progress] = {}
+        self._progress: dict[str, Progress] = {}
         self._finish_marks: dict[str, int] = {}
         self._stats = DenoisingStats.empty()
         self._dispatch_times: deque[float] = deque()
@@ -108,7 +55,7 @@ class DenoisingScheduler(Scheduler):
     def add_request(self, request: Request) -> None:
         params = denoising_params(request.sampling_params)
         images = tuple(feature.mm_position.length for feature in request.mm_features)
-        self._progress[request.request_id] = _Progress.start(
+        self._progress[request.request_id] = Progress.start(
             StepPlan(params, request.num_prompt_tokens, images)
         )
         super().add_request(request)
@@ -118,7 +65,7 @@ class DenoisingScheduler(Scheduler):
         super()._free_request(request, *args, **kwargs)
         # vLLM hands these on to the client; KV transfer, which they are for, cannot
         # be on.
-        return _report(progress), None
+        return progress.report(), None
 
     def _preempt_request(
         self, request: Request, timestamp: float, drop_stale_output: bool = False
@@ -127,7 +74,7 @@ class DenoisingScheduler(Scheduler):
         # before; output that is still on its way would be emitted twice.
         super()._preempt_request(request, timestamp, drop_stale_output=True)
         plan = self._progress[request.request_id].plan
-        self._progress[request.request_id] = _Progress.start(plan)
+        self._progress[request.request_id] = Progress.start(plan)
 
     # ------------------------------------------------------------- scheduling
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
@@ -369,7 +316,7 @@ class DenoisingScheduler(Scheduler):
             return
         status, stop_reason = _finish_status(request, mark)
         events, prefill_stats = request.take_events(), request.take_prefill_stats()
-        report = _report(self._progress[request_id])
+        report = self._progress[request_id].report()
         self.finish_requests(request_id, status)
         group = outputs.setdefault(request.client_index, EngineCoreOutputs())
         group.outputs.append(
@@ -420,18 +367,6 @@ class _Batch:
             self.running.remove(request)
             del self.blocks[request.request_id]
             self.token_budget += self.num_tokens.pop(request.request_id)
-
-
-def _report(progress: _Progress) -> dict[str, Any]:
-    """What the client learns of its request, as ``kv_transfer_params``."""
-    return {
-        REPORT_KEY: {
-            "denoising_steps": progress.num_done,
-            "visual_tokens": progress.plan.num_visual,
-            "visual_tokens_kept": progress.num_visual,
-            "kv_blocks_returned": progress.num_blocks_returned,
-        }
-    }
 
 
 def _finish_status(

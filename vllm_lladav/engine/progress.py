@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a running request is, as the scheduler knows it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_lladav.denoising.plan import Span, StepIndex, StepPlan
+
+REPORT_KEY = "lladav"
+"""Where in ``kv_transfer_params`` of a response the request's figures are."""
+
+
+@dataclass
+class Progress:
+    """How far a request is in its plan.
+
+    Attributes:
+        num_dispatched: steps so far.
+        block: of the canvas, of the next step.
+        step_in_block: of the next step.
+        num_done: steps whose output is back.
+        num_visual: visual tokens that the next step starts with.
+        num_blocks_returned: KV blocks freed by pruning.
+        awaits_report: what the next step computes is known only when the output
+            of the last one is back.
+    """
+
+    plan: StepPlan
+    num_dispatched: int
+    num_visual: int
+    block: int = 0
+    step_in_block: int = 0
+    num_done: int = 0
+    num_blocks_returned: int = 0
+    awaits_report: bool = False
+
+    @classmethod
+    def start(cls, plan: StepPlan) -> "Progress":
+        return cls(plan, num_dispatched=0, num_visual=plan.num_visual)
+
+    @property
+    def num_slots(self) -> int:
+        """KV slots that the request holds."""
+        return self.plan.num_slots(self.num_visual)
+
+    @property
+    def computed(self) -> Span:
+        """Positions that the next step computes."""
+        index = StepIndex(self.num_dispatched, self.block, self.step_in_block)
+        return self.plan.computed(index, self.num_visual)
+
+    def follow(self, block: int) -> None:
+        """The worker says which block the next step works on."""
+        self.awaits_report = False
+        if block != self.block:
+            self.block, self.step_in_block = block, 0
+
+    @property
+    def exhausted(self) -> bool:
+        return self.num_dispatched >= self.plan.num_steps
+
+    def report(self) -> dict[str, Any]:
+        """What the client learns of its request, as ``kv_transfer_params``."""
+        return {
+            REPORT_KEY: {
+                "denoising_steps": self.num_done,
+                "visual_tokens": self.plan.num_visual,
+                "visual_tokens_kept": self.num_visual,
+                "kv_blocks_returned": self.num_blocks_returned,
+            }
+        }
