@@ -84,7 +84,8 @@ def add_arguments(parser: Any) -> None:
     add(
         "cache",
         "What denoising steps read from the KV blocks instead of computing it: "
-        "nothing (exact) or the prompt.",
+        "nothing (exact), the prompt, the prefix before the current block, or dual: "
+        "everything outside of it.",
         choices=CACHES,
     )
     add(

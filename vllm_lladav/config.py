@@ -36,7 +36,8 @@ class ServerConfig:
         confidence_threshold: of a request that sets none; 0 is off.
         confidence_factor: the same.
         cache: of a request that sets none: what steps read from the KV blocks
-            instead of computing it, ``none`` or the ``prompt``.
+            instead of computing it: ``none``, the ``prompt``, the ``prefix`` before
+            the current block, or ``dual``, everything outside of it.
         refresh_interval: with a cache, every so many steps compute everything.
         prune_rate: share of the visual tokens that is dropped; 0 is off.
         prune_layer: decoder layer, counted from 1, after which they are dropped in

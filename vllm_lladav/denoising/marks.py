@@ -2,7 +2,8 @@
 """What a worker tells the scheduler beside answer tokens.
 
 vLLM's step output carries token ids only; negative ids are free. A request's list
-ends with the reports of its step: what was pruned, then how the request finished.
+ends with the report of its step, in marks of any order: how the request finished, which
+block comes next, what was pruned.
 """
 
 from collections.abc import Sequence
@@ -61,8 +62,7 @@ class StepReport:
         return cls(finish, PruneReport(num_visual, microseconds), block)
 
     def append_to(self, output: Sequence[int]) -> list[int]:
-        """Tokens that :meth:`take` takes this report from. Marks may come in any
-        order."""
+        """``output`` with this report behind it, for :meth:`take`."""
         marks = [] if self.finish is None else [self.finish]
         if self.block is not None:
             marks.append(_BLOCK - self.block)

@@ -64,7 +64,9 @@ class DenoisingSampler:
         self._vocab_size = config.tokenizer_length
         banned = [i for i in config.banned_token_ids if i < self._vocab_size]
         padding = range(self._vocab_size, self._model.padded_vocab_size)
-        self._not_words = torch.tensor([*banned, *padding], device=state.device)
+        self._not_words = torch.tensor(
+            [*banned, *padding], dtype=torch.int64, device=state.device
+        )
         self._tile_rows = max(1, LOGITS_TILE_BYTES // (4 * self._vocab_size))
 
     def add_request(self, req_idx: int, sampling_params: Any) -> None:
