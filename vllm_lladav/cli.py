@@ -94,6 +94,12 @@ def add_arguments(parser: Any) -> None:
         type=int,
     )
     add(
+        "cfg_scale",
+        "Strength of classifier-free guidance; 0 is off. A guided request costs "
+        "twice as much and holds twice the KV blocks.",
+        type=float,
+    )
+    add(
         "prune_rate",
         "With --plugin pruning: share of the visual tokens that is dropped in the "
         "first denoising step; 0 is off.",

@@ -39,6 +39,7 @@ class ServerConfig:
             instead of computing it: ``none``, the ``prompt``, the ``prefix`` before
             the current block, or ``dual``, everything outside of it.
         refresh_interval: with a cache, every so many steps compute everything.
+        cfg_scale: of a request that sets none; 0 is off.
         prune_rate: share of the visual tokens that is dropped; 0 is off.
         prune_layer: decoder layer, counted from 1, after which they are dropped in
             the first step; None for half the depth, rounded up.
@@ -64,6 +65,7 @@ class ServerConfig:
     confidence_factor: float = 0.0
     cache: str = "none"
     refresh_interval: int = 25
+    cfg_scale: float = 0.0
     prune_rate: float = DEFAULT_PRUNE_RATE
     prune_layer: int | None = None
     prune_stages: str | None = None
@@ -93,12 +95,11 @@ class ServerConfig:
                 "confidence_threshold must be from 0 (off) to 1: "
                 f"{self.confidence_threshold!r}"
             )
-        _require_number("confidence_factor", self.confidence_factor)
-        if self.confidence_factor < 0:
-            raise ValueError(
-                "confidence_factor must be at least 0 (off): "
-                f"{self.confidence_factor!r}"
-            )
+        for name in ("confidence_factor", "cfg_scale"):
+            value = getattr(self, name)
+            _require_number(name, value)
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0 (off): {value!r}")
         self._check_pruning()
 
     def _check_pruning(self) -> None:

@@ -209,12 +209,13 @@ def _decoder_flops(
     """Of the layers in one step, and the visual tokens left."""
     total = Breakdown()
     stages = list(plan.stages(masks.index.step))
+    num_sequences = plan.params.num_sequences
     for layer in range(1, shape.num_layers + 1):
         length = plan.num_slots(num_visual)
         rows = plan.computed(masks.index, num_visual).length
         total += Breakdown(
-            projections=2 * rows * shape.layer_weights,
-            attention=2 * _products(shape, rows, length),
+            projections=num_sequences * 2 * rows * shape.layer_weights,
+            attention=num_sequences * 2 * _products(shape, rows, length),
         )
         if not stages:
             continue

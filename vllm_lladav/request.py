@@ -18,6 +18,7 @@ from vllm.exceptions import VLLMValidationError
 
 from vllm_lladav.config import ServerConfig
 from vllm_lladav.denoising.params import CACHES, REMASKING, DenoisingParams
+from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.pruning.request import PRUNING_ARGS, resolve_pruning
 from vllm_lladav.request_args import RequestArgs, invalid
 
@@ -37,6 +38,7 @@ DENOISING_ARGS = (
     "confidence_factor",
     "cache",
     "refresh_interval",
+    "cfg_scale",
 )
 REQUEST_ARGS = DENOISING_ARGS + PRUNING_ARGS
 """Names accepted in ``vllm_xargs``."""
@@ -76,13 +78,18 @@ class Limits:
 
     Attributes:
         max_prompt_len: ``tokenizer_model_max_length`` of the checkpoint.
-        max_model_len: prompt, canvas and suffix together stay below it.
+        max_model_len: prompt, canvas and suffix together stay below it, those of the
+            unconditional twin too.
+        kv_block_size: KV slots of a block.
         num_kv_slots: of the whole KV cache; None while it is not known.
+        max_num_seqs: sequences in a step; a guided request has two.
         num_layers: decoder layers of the checkpoint.
     """
 
     max_prompt_len: int
     max_model_len: int
+    kv_block_size: int
+    max_num_seqs: int
     num_kv_slots: int | None
     num_layers: int
 
@@ -159,6 +166,9 @@ def resolve(
     if has_prompt_masks:
         # They are predicted too, in every step.
         cache = "none"
+    cfg_scale = args.number("cfg_scale", server.cfg_scale)
+    if cfg_scale < 0:
+        raise invalid("cfg_scale", cfg_scale, "at least 0 (off)")
     pruning = resolve_pruning(args, server, limits.num_layers, lengths["steps"])
     is_random = (
         params.temperature > 0
@@ -189,6 +199,7 @@ def resolve(
         cache=cache,
         refresh_interval=refresh_interval,
         pruning=pruning,
+        cfg_scale=cfg_scale,
     )
     _check_fits(resolved, prompt_len, limits)
     params.extra_args = {
@@ -279,11 +290,21 @@ def _check_fits(params: DenoisingParams, prompt_len: int, limits: Limits) -> Non
             f"at most {limits.max_prompt_len} tokens, images included "
             "(tokenizer_model_max_length of the checkpoint)",
         )
-    needed = prompt_len + params.num_tail_tokens
+    if params.num_sequences > limits.max_num_seqs:
+        raise invalid(
+            "cfg_scale",
+            params.cfg_scale,
+            f"0 with --max-num-seqs {limits.max_num_seqs} (guidance needs 2)",
+        )
+    plan = StepPlan(params, prompt_len)
+    needed = plan.num_held_slots(0, limits.kv_block_size)
     size = (
         f"prompt ({prompt_len}) + canvas ({params.gen_length}) + generation_suffix "
-        f"({len(params.suffix_token_ids)}) = {needed} tokens"
+        f"({len(params.suffix_token_ids)})"
     )
+    if params.cfg_scale:
+        size = f"twice (cfg_scale) {size}, from KV block to KV block,"
+    size = f"{size} = {needed} tokens"
     if needed >= limits.max_model_len:
         raise invalid(
             "max_tokens", size, f"less than max_model_len ({limits.max_model_len})"

@@ -41,11 +41,7 @@ _IN_PROCESS = {
 
 def is_servable(case: GoldenCase) -> bool:
     """Whether the engine has what the case was recorded with."""
-    return (
-        is_prompt_cache(case)
-        and case.generate.cfg_scale == 0
-        and not case.config_overrides
-    )
+    return is_prompt_cache(case) and not case.config_overrides
 
 
 def prompt_of(case: GoldenCase) -> Any:
@@ -75,6 +71,7 @@ def sampling_of(case: GoldenCase, **changes: Any) -> SamplingParams:
             "block_length": generate.block_length,
             "steps": generate.steps,
             "generation_suffix": generate.generation_suffix,
+            "cfg_scale": generate.cfg_scale,
             **cache_args(case),
             **pruning_args(case),
         },

@@ -24,7 +24,7 @@ def test_enough_cases_are_served():
     """Text and images of every mode; what is left out is left out on purpose."""
     left_out = {name for name in load_cases()} - {case.name for case in SERVABLE}
     assert left_out == {
-        *("img_cache_demo", "img_cache_demo_stable", "img_truncated", "text_cfg"),
+        *("img_cache_demo", "img_cache_demo_stable", "img_truncated"),
         *("text_cache_demo", "text_cache_demo_stable", "text_cache_ratio0"),
     }
 

@@ -109,6 +109,7 @@ def test_five_hundred_requests_of_all_modes(engine: Engine, golden_cases):
         for cache in ("none", *CACHES)
         for threshold in (0, 0.05)
     ]
+    kinds += [(text, {"cache": cache, "cfg_scale": 0.5}) for cache in ("none", "dual")]
     kinds += [
         (image, {"cache": cache, "prune_rate": 0.9, "prune_policy": policy})
         for cache, policy in zip(CACHES, ("fastv", "adaptive", "uniform"), strict=True)
@@ -120,7 +121,7 @@ def test_five_hundred_requests_of_all_modes(engine: Engine, golden_cases):
     ]
     engine.reset_observations()
     rng = random.Random(1)
-    weights = [8] * 8 + [1, 1, 1]
+    weights = [8] * 8 + [4] * 2 + [1, 1, 1]
     kind_of: dict[str, int] = {}
     for _ in range(500):
         (kind,) = rng.choices(range(len(kinds)), weights)

@@ -129,6 +129,25 @@ SCHEDULES = [
         ((1, 2, 0.75),),
         {"cache": "dual", "refresh_interval": 25, "compact": True},
     ),
+    Schedule("guided", {"prune_rate": 0, "cfg_scale": 0.7}, (), {"cfg_scale": 0.7}),
+    Schedule(
+        "guided_pruned_twice",
+        {"prune_stages": "1:2:0.5,3:3:0.5", "cfg_scale": 1.5},
+        ((1, 2, 0.5), (3, 3, 0.5)),
+        {"cfg_scale": 1.5},
+    ),
+    Schedule(
+        "guided_pruned_compact_dual",
+        {
+            "prune_rate": 0.75,
+            "prune_positions": "compact",
+            "cache": "dual",
+            "refresh_interval": 25,
+            "cfg_scale": 0.3,
+        },
+        ((1, 2, 0.75),),
+        {"cache": "dual", "refresh_interval": 25, "compact": True, "cfg_scale": 0.3},
+    ),
     Schedule(
         "similarity",
         {"prune_rate": 0.5, "prune_policy": "similarity"},
@@ -289,7 +308,9 @@ def test_bookkeeping_of_random_sequences(engine: Engine, golden_cases):
         )
         for request_id, progress in engine.scheduler._progress.items():
             held = engine.held_blocks.get(request_id.rpartition("-")[0], 0)
-            assert held in (0, -(-progress.num_slots // KV_BLOCK))
+            num_slots = progress.plan.num_slots(progress.num_visual)
+            num_sequences = progress.plan.params.num_sequences
+            assert held in (0, num_sequences * -(-num_slots // KV_BLOCK))
     engine.finish()
     assert engine.free_blocks == engine.all_blocks
     assert not engine.scheduler._progress

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tests.reference.decoder import Cached, Decoder
+from tests.reference.decoder import Cached, Decoder, Keep
 
 Stage = tuple[int, int, float]
 """Denoising step and layer, both from 1, and rate."""
@@ -56,6 +56,8 @@ class PrunedLogits:
         refresh_interval: every so many steps compute everything, counted over the
             request (``prompt``) or from the start of a block.
         block_length, steps_per_block: of the canvas.
+        cfg_scale: of guidance, as in the official code: a second pass sees mask
+            embeddings for the prompt, and drops what the first one drops.
         kept: original positions that are left, after every stage.
     """
 
@@ -71,10 +73,12 @@ class PrunedLogits:
     refresh_interval: int = 1
     block_length: int = 4
     steps_per_block: int = 2
+    cfg_scale: float = 0.0
     kept: list[list[int]] = field(default_factory=list)
     _step: int = 0
     _left: torch.Tensor | None = None
     _kv: dict[int, Any] = field(default_factory=dict)
+    _twin_kv: dict[int, Any] = field(default_factory=dict)
 
     def __call__(self, token_ids: torch.Tensor) -> torch.Tensor:
         self._step += 1
@@ -91,25 +95,35 @@ class PrunedLogits:
         computed = torch.ones(len(attended), dtype=torch.bool)
         if not prunes:
             computed = self._computed(attended, prompt_len)
-        cached = Cached(self._kv, attended[computed], attended)
+        stays: dict[int, torch.Tensor] = {}
 
         def keep(layer: int, weights: torch.Tensor, keys: torch.Tensor):
             for step, stage_layer, rate in self.stages:
                 if (step, stage_layer) == (self._step, layer):
-                    return self._prune(rate, weights, keys, token_ids)
-            return None
+                    stays[layer] = self._prune(rate, weights, keys, token_ids)
+            return stays.get(layer)
 
-        hidden = self.decoder.hidden_states(
-            embeds[attended[computed]],
-            positions[computed],
-            keep if prunes else None,
-            cached,
+        def logits_of(embeds: torch.Tensor, kv: dict[int, Any], keep: Keep):
+            hidden = self.decoder.hidden_states(
+                embeds[attended[computed]],
+                positions[computed],
+                keep if prunes else None,
+                Cached(kv, attended[computed], attended),
+            )
+            logits = torch.zeros(len(token_ids), len(self.decoder.head))
+            rows = self._left if prunes else attended[computed]
+            is_mask = token_ids[rows] == self.mask_id
+            logits[rows[is_mask]] = hidden[is_mask] @ self.decoder.head.T
+            return logits
+
+        logits = logits_of(embeds, self._kv, keep)
+        if self.cfg_scale == 0:
+            return logits
+        embeds[:prompt_len] = self.decoder.embedding[self.mask_id]
+        unguided = logits_of(
+            embeds, self._twin_kv, lambda layer, weights, keys: stays.get(layer)
         )
-        logits = torch.zeros(len(token_ids), len(self.decoder.head))
-        rows = self._left if prunes else attended[computed]
-        is_mask = token_ids[rows] == self.mask_id
-        logits[rows[is_mask]] = hidden[is_mask] @ self.decoder.head.T
-        return logits
+        return unguided + (self.cfg_scale + 1) * (logits - unguided)
 
     def _computed(self, attended: torch.Tensor, prompt_len: int) -> torch.Tensor:
         """Which of the tokens this step computes: ``[n]``, bool."""

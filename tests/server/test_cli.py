@@ -32,6 +32,7 @@ def test_help_lists_the_flags_in_their_own_group() -> None:
         "--confidence-factor",
         "--cache",
         "--refresh-interval",
+        "--cfg-scale",
         "--prune-rate",
         "--prune-layer",
         "--prune-stages",

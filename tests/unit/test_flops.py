@@ -191,6 +191,15 @@ def test_cached(decoder: Decoder, shape: ModelShape, lengths: str, cache: str):
         assert request_flops(shape, plan).total == counted_flops(decoder, plan)
 
 
+def test_guidance_doubles_the_decoder(shape: ModelShape):
+    plan = make_plan("blocks", "fastv")
+    guided = replace(plan, params=replace(plan.params, cfg_scale=0.5))
+    once, twice = request_flops(shape, plan), request_flops(shape, guided)
+    assert twice.projections == 2 * once.projections
+    assert twice.attention == 2 * once.attention
+    assert (twice.head, twice.scores) == (once.head, once.scores)
+
+
 def test_vision():
     """SigLIP of transformers without its last layer, post-norm and head."""
     config = SiglipVisionConfig(

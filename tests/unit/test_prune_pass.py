@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +19,7 @@ HEADS, HEAD_DIM = 2, 4
 WIDTH = HEADS * HEAD_DIM
 NUM_LAYERS = 4
 SLOTS_PER_REQUEST = 100
+TWIN = 50  # From a token to its twin, and from the slots of a sequence to the twin's.
 
 
 class FakeAttention(nn.Module):
@@ -49,6 +49,7 @@ class FakeRequest:
     images: list[list[int]]  # Positions.
     pruning: PruningParams | None
     seed: int = 3
+    num_sequences: int = 1
     stages_done: list[Pruned] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -58,6 +59,11 @@ class FakeRequest:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        twin = [token + TWIN for token in self.tokens]
+        return [self.tokens, twin][: self.num_sequences]
 
     def stages(self) -> tuple[PruneStage, ...]:
         return () if self.pruning is None else self.pruning.stages
@@ -92,7 +98,10 @@ def requests(draw: st.DrawFn) -> list[FakeRequest]:
         policy = draw(st.sampled_from(["fastv", "aggregated", "uniform", "similarity"]))
         pruning = PruningParams(stages, policy) if stages and images else None
         tokens = [100 * index + i for i in range(length)]
-        made.append(FakeRequest(tokens, position, images, pruning))
+        num_sequences = draw(st.integers(1, 2))
+        made.append(
+            FakeRequest(tokens, position, images, pruning, num_sequences=num_sequences)
+        )
     return made
 
 
@@ -107,20 +116,24 @@ def test_prune_pass(batch: list[FakeRequest], seed: int):
     context = SimpleNamespace(attn_metadata=None, slot_mapping=None)
     calls = []
 
-    def attention_inputs(lengths: np.ndarray) -> AttentionInputs:
-        calls.append(lengths.tolist())
-        return AttentionInputs({"a": len(calls), "b": len(calls)}, slots_of(lengths))
+    def attention_inputs() -> AttentionInputs:
+        calls.append(len(calls) + 1)
+        return AttentionInputs(dict.fromkeys("ab", calls[-1]), slots_of_batch())
 
-    def slots_of(lengths: Any) -> torch.Tensor:
+    def slots_of_batch() -> torch.Tensor:
         return torch.cat(
             [
-                torch.arange(length) + SLOTS_PER_REQUEST * index
-                for index, length in enumerate(lengths)
+                torch.arange(len(request)) + SLOTS_PER_REQUEST * index + TWIN * number
+                for index, request in enumerate(batch)
+                for number in range(request.num_sequences)
             ]
         )
 
-    left = torch.tensor([token for request in batch for token in request.tokens])
-    slots = slots_of([len(request) for request in batch])
+    def tokens_of_batch() -> list[int]:
+        return [t for request in batch for tokens in request.sequences for t in tokens]
+
+    left = torch.tensor(tokens_of_batch())
+    slots = slots_of_batch()
     with (
         patch.object(prune_pass, "get_forward_context", lambda: context),
         patch.object(prune_pass, "get_tensor_model_parallel_world_size", lambda: 1),
@@ -137,17 +150,19 @@ def test_prune_pass(batch: list[FakeRequest], seed: int):
                 assert (rows is not None) == bool(due)
                 if rows is not None:
                     left, slots = left[rows], context.slot_mapping["a"]
-                    assert context.attn_metadata == {"a": len(calls), "b": len(calls)}
-    assert left.tolist() == [token for request in batch for token in request.tokens]
+                    assert context.attn_metadata == {"a": calls[-1], "b": calls[-1]}
+    assert left.tolist() == tokens_of_batch()
     # The cost grows with distinct layers.
     assert len(calls) == len({s.layer for r in pruning for s in r.stages()})
     for index, request in enumerate(batch):
-        tokens = torch.tensor(request.tokens)
-        where = torch.arange(len(tokens)) + SLOTS_PER_REQUEST * index
-        for layer in range(NUM_LAYERS):
-            cache = attentions[layer].kv_cache[where].flatten(2)
-            assert torch.equal(cache[:, 0], values[layer, 1, tokens])
-            assert torch.equal(cache[:, 1], values[layer, 2, tokens])
+        for number, sequence in enumerate(request.sequences):
+            tokens = torch.tensor(sequence)
+            where = torch.arange(len(tokens)) + SLOTS_PER_REQUEST * index
+            where += TWIN * number
+            for layer in range(NUM_LAYERS):
+                cache = attentions[layer].kv_cache[where].flatten(2)
+                assert torch.equal(cache[:, 0], values[layer, 1, tokens])
+                assert torch.equal(cache[:, 1], values[layer, 2, tokens])
         done = [pruned.stage for pruned in request.stages_done]
         assert done == list(request.stages())
         for image, positions in enumerate(request.images):
@@ -159,7 +174,7 @@ def test_nothing_is_watched_without_stages():
     """The ordinary path is not slowed down."""
     attention = FakeAttention()
     request = FakeRequest([1, 2], 1, [], None)
-    passing = PrunePass([request], [attention], lambda _: None)  # type: ignore
+    passing = PrunePass([request], [attention], lambda: None)  # type: ignore
     assert not passing.is_needed
     with passing.watching():
         assert not attention._forward_pre_hooks

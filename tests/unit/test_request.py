@@ -32,7 +32,12 @@ from vllm_lladav.request import (
 
 END = 7
 ROOMY = Limits(
-    max_prompt_len=1000, max_model_len=10_000, num_kv_slots=None, num_layers=4
+    max_prompt_len=1000,
+    max_model_len=10_000,
+    kv_block_size=16,
+    max_num_seqs=8,
+    num_kv_slots=None,
+    num_layers=4,
 )
 
 
@@ -216,21 +221,36 @@ def test_none_means_not_set():
     [
         (
             Limits(
-                max_prompt_len=99, max_model_len=999, num_kv_slots=999, num_layers=4
+                max_prompt_len=99,
+                max_model_len=999,
+                kv_block_size=16,
+                max_num_seqs=8,
+                num_kv_slots=999,
+                num_layers=4,
             ),
             "prompt",
             ["100 tokens", "at most 99", "tokenizer_model_max_length"],
         ),
         (
             Limits(
-                max_prompt_len=100, max_model_len=137, num_kv_slots=999, num_layers=4
+                max_prompt_len=100,
+                max_model_len=137,
+                kv_block_size=16,
+                max_num_seqs=8,
+                num_kv_slots=999,
+                num_layers=4,
             ),
             "max_tokens",
             ["(100)", "(32)", "(5)", "= 137 tokens", "max_model_len (137)"],
         ),
         (
             Limits(
-                max_prompt_len=100, max_model_len=138, num_kv_slots=136, num_layers=4
+                max_prompt_len=100,
+                max_model_len=138,
+                kv_block_size=16,
+                max_num_seqs=8,
+                num_kv_slots=136,
+                num_layers=4,
             ),
             "max_tokens",
             ["(100)", "(32)", "(5)", "= 137 tokens", "at most 136", "KV cache"],
@@ -248,7 +268,12 @@ def test_too_large_requests_are_refused_with_the_numbers(limits, parameter, word
 
 def test_largest_request_that_fits():
     limits = Limits(
-        max_prompt_len=100, max_model_len=138, num_kv_slots=137, num_layers=4
+        max_prompt_len=100,
+        max_model_len=138,
+        kv_block_size=16,
+        max_num_seqs=8,
+        num_kv_slots=137,
+        num_layers=4,
     )
     params, _ = resolved(
         {"generation_suffix": "after"}, max_tokens=32, prompt_len=100, limits=limits
@@ -588,6 +613,29 @@ def test_cache_and_confidence():
     assert not params.is_confident
 
 
+def test_guidance():
+    params, _ = resolved(server=ServerConfig(cfg_scale=0.5))
+    assert (params.cfg_scale, params.num_sequences) == (0.5, 2)
+    params, _ = resolved({"cfg_scale": 0}, server=ServerConfig(cfg_scale=0.5))
+    assert params.num_sequences == 1
+
+
+def test_guidance_takes_two_sequences():
+    """Both begin with a KV block, so the first one's last block is counted whole."""
+    extra = {"cfg_scale": 1}
+    largest = {"max_tokens": 32, "prompt_len": 100}
+    limits = replace(ROOMY, kv_block_size=16, max_model_len=144 + 132 + 1)
+    assert resolved(extra, limits=limits, **largest)[0].cfg_scale == 1
+    limits = replace(limits, max_model_len=144 + 132)
+    with pytest.raises(VLLMValidationError, match="= 276 tokens") as error:
+        resolved(extra, limits=limits, **largest)
+    assert "twice (cfg_scale)" in str(error.value)
+    limits = replace(ROOMY, max_num_seqs=1)
+    with pytest.raises(VLLMValidationError, match="--max-num-seqs 1") as error:
+        resolved(extra, limits=limits, **largest)
+    assert error.value.parameter == "cfg_scale"
+
+
 def test_masks_in_the_prompt_rule_a_cache_out():
     """They are predicted in every step, like those of the canvas."""
     params = SamplingParams(max_tokens=8, extra_args={"cache": "prompt"})
@@ -602,6 +650,8 @@ def test_masks_in_the_prompt_rule_a_cache_out():
         ({"refresh_interval": 0}, ["refresh_interval", "at least 1", "0"]),
         ({"confidence_threshold": 1.5}, ["confidence_threshold", "to 1", "1.5"]),
         ({"confidence_threshold": math.nan}, ["confidence_threshold", "finite"]),
+        ({"cfg_scale": -0.1}, ["cfg_scale", "at least 0", "-0.1"]),
+        ({"cfg_scale": math.inf}, ["cfg_scale", "finite"]),
         ({"confidence_factor": -1}, ["confidence_factor", "at least 0", "-1"]),
         (
             {"confidence_factor": 1, "remasking": "random"},

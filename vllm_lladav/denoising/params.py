@@ -37,6 +37,9 @@ class DenoisingParams:
         refresh_interval: with a cache, every so many steps compute everything;
             ``prefix`` and ``dual`` count from the start of each block.
         pruning: of visual tokens; None to keep all.
+        cfg_scale: of classifier-free guidance: logits ``l`` become
+            ``u + (cfg_scale + 1) * (l - u)``, where ``u`` are those of the same
+            canvas behind a prompt of mask embeddings; 0 is off.
     """
 
     gen_length: int
@@ -56,6 +59,7 @@ class DenoisingParams:
     pruning: PruningParams | None = None
     top_k: int = 0
     top_p: float = 1.0
+    cfg_scale: float = 0.0
 
     def __post_init__(self) -> None:
         assert self.gen_length % self.block_length == 0, self
@@ -64,6 +68,7 @@ class DenoisingParams:
         assert self.remasking in REMASKING, self
         assert self.cache in CACHES, self
         assert self.refresh_interval >= 1, self
+        assert self.cfg_scale >= 0, self
         assert all(self.stop_sequences), self
         assert self.seed is not None or not self.is_random, self
 
@@ -86,6 +91,11 @@ class DenoisingParams:
     def is_random(self) -> bool:
         prunes_randomly = self.pruning is not None and self.pruning.policy == "random"
         return self.temperature > 0 or self.remasking == "random" or prunes_randomly
+
+    @property
+    def num_sequences(self) -> int:
+        """What runs in every step: with guidance, the unconditional twin too."""
+        return 2 if self.cfg_scale else 1
 
     @property
     def num_tail_tokens(self) -> int:

@@ -70,14 +70,21 @@ class StepPlan:
         return self.params.cache in ("prefix", "dual")
 
     def num_slots(self, num_visual: int) -> int:
-        """KV slots that the request holds while ``num_visual`` visual tokens are
-        left: prompt, canvas and suffix."""
+        """KV slots of a sequence while ``num_visual`` visual tokens are left: prompt,
+        canvas and suffix."""
         num_pruned = self.num_visual - num_visual
         return self.prompt_len - num_pruned + self.params.num_tail_tokens
 
+    def num_held_slots(self, num_visual: int, block_size: int) -> int:
+        """KV slots up to the last one that the request uses. Each of its sequences
+        begins with a block."""
+        num_slots = self.num_slots(num_visual)
+        num_blocks = -(-num_slots // block_size)
+        return (self.params.num_sequences - 1) * num_blocks * block_size + num_slots
+
     def computed(self, index: StepIndex, num_visual: int) -> Span:
-        """Positions that the step computes. It reads the K/V of the others from the
-        KV blocks, as the last step that computed them left it."""
+        """Positions that the step computes, of every sequence. It reads the K/V of
+        the others from the KV blocks, as the last step that computed them left it."""
         num_slots = self.num_slots(num_visual)
         if self.is_full(index):
             return Span(0, num_slots)

@@ -169,9 +169,46 @@ class DenoisingSampler:
             Tokens ``[n]`` (int64) and confidence ``[n]`` (float64), on the CPU.
         """
         assert step.hidden_states is not None
-        index = async_tensor_h2d(rows, device=self._state.device, dtype=torch.int64)
-        tokens, confidence = self._predict(step.hidden_states[index], segments)
+        hidden_states = step.hidden_states[self._to_device(rows)]
+        if any(request.num_sequences > 1 for request, _ in segments):
+            hidden_states = self._guided(step, rows, segments, hidden_states)
+        tokens, confidence = self._predict(hidden_states, segments)
         return tokens.cpu().numpy(), confidence.cpu()
+
+    def _guided(
+        self,
+        step: "DenoisingStep",
+        rows: np.ndarray,
+        segments: "list[tuple[DenoisingRequest, int]]",
+        hidden_states: torch.Tensor,
+    ) -> torch.Tensor:
+        """Apply guidance to ``hidden_states`` (``[n, hidden]``) at ``rows``.
+
+        The official code combines logits. The head is linear, so hidden states do as
+        well, at half the products.
+        """
+        assert step.hidden_states is not None
+        counts = [count for _, count in segments]
+        offsets, weights = zip(
+            *(
+                (len(request), request.cfg_scale + 1)
+                if request.num_sequences > 1
+                else (0, 1.0)
+                for request, _ in segments
+            ),
+            strict=True,
+        )
+        twins = step.hidden_states[self._to_device(rows + np.repeat(offsets, counts))]
+        weight = async_tensor_h2d(
+            np.repeat(weights, counts)[:, None],
+            device=self._state.device,
+            dtype=torch.float32,
+        )
+        guided = torch.lerp(twins.float(), hidden_states.float(), weight)
+        return guided.to(hidden_states.dtype)
+
+    def _to_device(self, rows: np.ndarray) -> torch.Tensor:
+        return async_tensor_h2d(rows, device=self._state.device, dtype=torch.int64)
 
     def _predict(
         self,

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -21,6 +21,7 @@ from vllm.v1.worker.gpu.model_states.interface import ModelState
 from vllm.v1.worker.gpu.states import RequestState
 from vllm.v1.worker.utils import AttentionGroup
 
+from vllm_lladav.denoising.attention import AttendedSequence, StepAttention
 from vllm_lladav.denoising.canvas import Canvas
 from vllm_lladav.denoising.marks import PruneReport
 from vllm_lladav.denoising.plan import Span, StepPlan
@@ -69,8 +70,32 @@ class DenoisingRequest:
     on_pruned: OnPruned | None = None
 
     def __len__(self) -> int:
-        """Tokens that the step computes."""
+        """Tokens of a sequence that the step computes."""
         return self.computed.length
+
+    @property
+    def num_sequences(self) -> int:
+        """2 if it is guided, else 1. The second is the unconditional twin: the same
+        canvas behind a prompt of mask embeddings."""
+        return self.plan.params.num_sequences
+
+    @property
+    def cfg_scale(self) -> float:
+        return self.plan.params.cfg_scale
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the request in the batch, sequence by sequence."""
+        return self.num_sequences * len(self)
+
+    def sequences(self, row: int, block_size: int) -> list[AttendedSequence]:
+        """What attends in this step. ``row`` is the request's place in the batch."""
+        length = len(self.canvas)
+        num_blocks = -(-length // block_size)
+        return [
+            AttendedSequence(row, number * num_blocks, self.computed, length)
+            for number in range(self.num_sequences)
+        ]
 
     @property
     def computed(self) -> Span:
@@ -144,8 +169,10 @@ class DenoisingStep:
 
     def origins(self) -> list[int]:
         """The row of each request's position 0 in ``hidden_states``: negative, or in
-        another request, where the step does not compute that position."""
-        starts = np.cumsum([0, *map(len, self.requests)])[:-1]
+        another request, where the step does not compute that position. Of a guided
+        request it is that of the first sequence."""
+        num_rows = [request.num_rows for request in self.requests]
+        starts = np.cumsum([0, *num_rows])[:-1]
         first = [request.computed.first for request in self.requests]
         return (starts - first).tolist()
 
@@ -172,7 +199,8 @@ class DenoisingState(ModelState):
         self._mask_token_id = self.model_config.hf_config.mask_token_id
         self._requests: dict[str, DenoisingRequest] = {}
         self._step: DenoisingStep | None = None
-        self._attention_inputs: Callable[[np.ndarray], AttentionInputs] | None = None
+        self._attention: StepAttention | None = None
+        self._block_size = 0
         self.on_pruned: OnPruned | None = None
 
     def custom_sampler(self, sampler: Any) -> tuple[Any, Any]:
@@ -228,7 +256,6 @@ class DenoisingState(ModelState):
             return embeds
         self.execute_mm_encoder(scheduled_encoder_inputs)
         requests = [self._requests[req_id] for req_id in input_batch.req_ids]
-        assert self._attention_inputs is not None
         prune_pass = PrunePass(requests, self._attentions, self._attention_inputs)
         self._step = DenoisingStep(requests, prune_pass)
         for req_id, request in zip(input_batch.req_ids, requests, strict=True):
@@ -245,6 +272,10 @@ class DenoisingState(ModelState):
             if span.first == 0:
                 parts.append(request.prompt_embeds)
             parts.append(tail)
+            if request.num_sequences == 2:
+                if span.first == 0:
+                    parts.append(self._mask_embed.expand(request.canvas.prompt_len, -1))
+                parts.append(tail)
         torch.cat(parts, out=embeds[: input_batch.num_tokens])
         return embeds
 
@@ -258,7 +289,7 @@ class DenoisingState(ModelState):
             return {}
         inputs: dict[str, Any] = {"step": self._step}
         requests = self._step.requests
-        if any(request.positions is not None for request in requests):
+        if any(r.positions is not None or r.num_sequences > 1 for r in requests):
             inputs["positions"] = self._rotary_positions(
                 requests, input_batch.num_tokens_after_padding
             )
@@ -272,9 +303,10 @@ class DenoisingState(ModelState):
         for request in requests:
             first, end = request.computed
             if request.positions is None:
-                parts.append(torch.arange(first, end, device=self.device))
+                positions = torch.arange(first, end, device=self.device)
             else:
-                parts.append(request.positions[first:end])
+                positions = request.positions[first:end]
+            parts += [positions] * request.num_sequences
         num_padding = num_tokens - sum(map(len, parts))
         return torch.cat([*parts, parts[0].new_zeros(num_padding)])
 
@@ -292,79 +324,67 @@ class DenoisingState(ModelState):
         for_capture: bool = False,
         ubatch_idx: int = 0,
     ) -> dict[str, Any]:
-        """Attention metadata per layer: every token attends to all of its request."""
-        num_reqs = input_batch.num_reqs
-        seq_lens, seq_lens_cpu = (
-            input_batch.seq_lens,
-            input_batch.seq_lens_cpu_upper_bound,
-        )
-        requests = [self._requests.get(req_id) for req_id in input_batch.req_ids]
-        if any(r and r.computed.end < len(r.canvas) for r in requests):
-            # K/V behind the current block is attended to as well.
-            whole = [len(request.canvas) for request in requests if request]
-            seq_lens_cpu = torch.tensor(whole, dtype=torch.int32)
-            seq_lens = seq_lens_cpu.to(self.device)
+        """Attention metadata per layer: every token attends to all of its sequence."""
         build = partial(
             build_attn_metadata,
             attn_groups=attn_groups,
-            num_reqs=num_reqs,
-            block_tables=block_tables,
             kv_cache_config=kv_cache_config,
-            causal=False,
-        )
-        starts = input_batch.query_start_loc_np[:num_reqs]
-        self._attention_inputs = partial(
-            self._shortened_attention,
-            build,
-            starts,
-            slot_mappings,
-        )
-        return build(
-            num_tokens=input_batch.num_tokens,
-            query_start_loc_gpu=input_batch.query_start_loc[: num_reqs + 1],
-            query_start_loc_cpu=torch.from_numpy(
-                input_batch.query_start_loc_np[: num_reqs + 1]
-            ),
-            max_query_len=int(input_batch.num_scheduled_tokens.max()),
-            seq_lens=seq_lens,
-            max_seq_len=int(seq_lens_cpu[:num_reqs].max()),
-            slot_mappings=slot_mappings,
-            seq_lens_cpu_upper_bound=seq_lens_cpu,
-            positions=input_batch.positions,
             for_cudagraph_capture=for_capture,
             ubatch_idx=ubatch_idx,
+            causal=False,
         )
+        (group,) = kv_cache_config.kv_cache_groups
+        self._block_size = group.kv_cache_spec.block_size
+        self._attention = StepAttention(build, block_tables[0], self._block_size)
+        requests = [self._requests.get(req_id) for req_id in input_batch.req_ids]
+        known = [request for request in requests if request is not None]
+        if len(known) < len(requests):
+            return self._attend_warming_up(
+                build, input_batch, block_tables, slot_mappings
+            )
+        inputs = self._attention.inputs(self._sequences(known))
+        if any(request.num_sequences > 1 for request in known):
+            # The runner, which knows one sequence for each request, has handed out
+            # views of this buffer.
+            slot_mappings[0, : len(inputs.slot_mapping)] = inputs.slot_mapping
+        return inputs.metadata
 
-    def _shortened_attention(
+    def _attend_warming_up(
         self,
         build: Callable[..., dict[str, Any]],
-        starts: np.ndarray,
+        input_batch: InputBatch,
+        block_tables: tuple[torch.Tensor, ...],
         slot_mappings: torch.Tensor,
-        lengths: np.ndarray,
-    ) -> AttentionInputs:
-        """The same batch with fewer tokens: ``lengths`` (``[num_reqs]``, int32) of
-        each request, in the first of the KV slots that it had."""
-        assert self._step is not None
-        spans = [request.computed for request in self._step.requests]
-        positions = np.concatenate([np.arange(first, end) for first, end in spans])
-        firsts = np.array([span.first for span in spans])
-        tokens = np.repeat(starts - firsts, lengths) + positions
-        seq_lens = np.array([len(r.canvas) for r in self._step.requests], np.int32)
-        query_start_loc = np.cumsum([0, *lengths], dtype=np.int32)
-        to_device = partial(async_tensor_h2d, device=self.device)
-        slot_mappings = slot_mappings[:, to_device(tokens, dtype=torch.int64)]
-        metadata = build(
-            num_tokens=len(tokens),
-            query_start_loc_gpu=to_device(query_start_loc),
-            query_start_loc_cpu=torch.from_numpy(query_start_loc),
-            max_query_len=int(lengths.max()),
-            seq_lens=to_device(seq_lens),
-            max_seq_len=int(seq_lens.max()),
+    ) -> dict[str, Any]:
+        """For a batch of vLLM's own requests, which have no canvas."""
+        num_reqs = input_batch.num_reqs
+        seq_lens = input_batch.seq_lens_cpu_upper_bound
+        starts = input_batch.query_start_loc_np[: num_reqs + 1]
+        return build(
+            num_reqs=num_reqs,
+            num_tokens=input_batch.num_tokens,
+            query_start_loc_gpu=input_batch.query_start_loc[: num_reqs + 1],
+            query_start_loc_cpu=torch.from_numpy(starts),
+            max_query_len=int(input_batch.num_scheduled_tokens.max()),
+            seq_lens=input_batch.seq_lens,
+            max_seq_len=int(seq_lens[:num_reqs].max()),
+            block_tables=block_tables,
             slot_mappings=slot_mappings,
-            seq_lens_cpu_upper_bound=torch.from_numpy(seq_lens),
-            positions=to_device(positions, dtype=torch.int64),
+            seq_lens_cpu_upper_bound=seq_lens,
+            positions=input_batch.positions,
         )
-        return AttentionInputs(metadata, slot_mappings[0])
+
+    def _sequences(
+        self, requests: Sequence[DenoisingRequest]
+    ) -> list[AttendedSequence]:
+        """Of all requests in the batch, as they are now."""
+        parts = [r.sequences(row, self._block_size) for row, r in enumerate(requests)]
+        return [sequence for part in parts for sequence in part]
+
+    def _attention_inputs(self) -> AttentionInputs:
+        """The step's, as its requests are now: pruned on the way."""
+        assert self._attention is not None and self._step is not None
+        return self._attention.inputs(self._sequences(self._step.requests))
 
     # ------------------------------------------------------------- for the sampler
     def take_step(self) -> DenoisingStep | None:
@@ -379,6 +399,11 @@ class DenoisingState(ModelState):
         assert request.prompt_embeds is not None
         rows = torch.from_numpy(positions).to(self.device)
         request.prompt_embeds[rows] = self._embed(request.canvas.token_ids[positions])
+
+    @cached_property
+    def _mask_embed(self) -> torch.Tensor:
+        """``[1, hidden]``."""
+        return self._embed(np.array([self._mask_token_id]))
 
     def _embed(self, token_ids: np.ndarray) -> torch.Tensor:
         ids = async_tensor_h2d(token_ids, device=self.device, dtype=torch.int64)

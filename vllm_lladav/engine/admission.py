@@ -70,6 +70,8 @@ def resolve_request(
         limits=Limits(
             max_prompt_len=config.max_prompt_len,
             max_model_len=model_config.max_model_len,
+            kv_block_size=vllm_config.cache_config.block_size,
+            max_num_seqs=vllm_config.scheduler_config.max_num_seqs,
             num_kv_slots=_num_kv_slots(vllm_config),
             num_layers=config.num_hidden_layers,
         ),

@@ -38,10 +38,14 @@ class Progress:
     def start(cls, plan: StepPlan) -> "Progress":
         return cls(plan, num_dispatched=0, num_visual=plan.num_visual)
 
+    def num_held_slots(self, block_size: int) -> int:
+        """KV slots up to the last one that the request uses."""
+        return self.plan.num_held_slots(self.num_visual, block_size)
+
     @property
-    def num_slots(self) -> int:
-        """KV slots that the request holds."""
-        return self.plan.num_slots(self.num_visual)
+    def num_tokens(self) -> int:
+        """Tokens that the next step computes, of all sequences."""
+        return self.plan.params.num_sequences * self.computed.length
 
     @property
     def computed(self) -> Span:

@@ -110,7 +110,7 @@ class DenoisingScheduler(Scheduler):
             or request.num_stale_output_tokens
         ):
             return
-        num_tokens = progress.computed.length
+        num_tokens = progress.num_tokens
         if num_tokens <= batch.token_budget:
             blocks = self.kv_cache_manager.empty_kv_cache_blocks
             self._take(request, num_tokens, blocks, batch)
@@ -118,13 +118,14 @@ class DenoisingScheduler(Scheduler):
 
     def _admit(self, request: Request, batch: "_Batch") -> bool:
         """Admit the first waiting request if its whole first step fits."""
-        num_tokens = self._progress[request.request_id].computed.length
+        num_tokens = self._progress[request.request_id].num_tokens
         if request.num_stale_output_tokens:
             return False
         blocks = None
         if (
             num_tokens <= batch.token_budget
-            and len(self.running) < self.max_num_active_reqs
+            and self._num_sequences([*self.running, request])
+            <= self.max_num_active_reqs
         ):
             blocks = self._allocate(request, num_tokens, batch)
         if blocks is None:
@@ -145,6 +146,13 @@ class DenoisingScheduler(Scheduler):
         batch.new.append(request)
         return True
 
+    def _num_sequences(self, requests: list[Request]) -> int:
+        """That attend in a step: a guided request has two."""
+        return sum(
+            self._progress[request.request_id].plan.params.num_sequences
+            for request in requests
+        )
+
     def _allocate(
         self, request: Request, num_tokens: int, batch: "_Batch"
     ) -> KVCacheBlocks | None:
@@ -156,8 +164,11 @@ class DenoisingScheduler(Scheduler):
         if num_covered < num_tokens:
             self.encoder_cache_manager.free(request)
             return None
+        progress = self._progress[request.request_id]
         blocks = self.kv_cache_manager.allocate_slots(
-            request, num_tokens, has_scheduled_reqs=bool(self.running)
+            request,
+            progress.num_held_slots(self.block_size),
+            has_scheduled_reqs=bool(self.running),
         )
         if blocks is None:
             self.encoder_cache_manager.free(request)
@@ -246,7 +257,8 @@ class DenoisingScheduler(Scheduler):
         progress = self._progress[request_id]
         self._stats.num_visual_tokens_pruned += progress.num_visual - num_visual
         progress.num_visual = num_visual
-        num_freed = shrink(self.kv_cache_manager, request_id, progress.num_slots)
+        num_slots = progress.num_held_slots(self.block_size)
+        num_freed = shrink(self.kv_cache_manager, request_id, num_slots)
         progress.num_blocks_returned += num_freed
         self._stats.num_blocks_returned += num_freed
 

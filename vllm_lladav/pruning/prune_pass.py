@@ -38,16 +38,21 @@ class AttentionInputs(NamedTuple):
     slot_mapping: torch.Tensor
 
 
-AttentionInputsOf = Callable[[np.ndarray], AttentionInputs]
-"""Tokens of each request ``[num_reqs]`` (int32) -> inputs for that batch."""
+AttentionInputsOf = Callable[[], AttentionInputs]
+"""The inputs for the batch as its requests are now."""
 
 
 class PrunedRequest(Protocol):
     """What a prune pass needs of a request."""
 
     def __len__(self) -> int:
-        """Tokens of the request that are computed in this pass. A request that
+        """Tokens of a sequence that are computed in this pass. A request that
         prunes computes all it has."""
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences of that length. Their rows follow each other; the first one is
+        looked at, and all of them drop the same positions."""
 
     @property
     def pruning(self) -> PruningParams | None: ...
@@ -146,8 +151,8 @@ class PrunePass:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each request, as they are now."""
-        return [len(request) for request in self.requests]
+        """Rows of each request, as they are now."""
+        return [request.num_sequences * len(request) for request in self.requests]
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -207,7 +212,8 @@ class PrunePass:
             if not entry.policy.observes(layer, stage.layer):
                 continue
             assert request.pruning is not None
-            tokens = slice(int(offsets[index]), int(offsets[index + 1]))
+            first = int(offsets[index])
+            tokens = slice(first, first + len(request))
             view = View(
                 query=seen.query[tokens].unflatten(-1, (attention.num_heads, -1)),
                 key=seen.key[tokens].unflatten(-1, (attention.num_kv_heads, -1)),
@@ -247,7 +253,8 @@ class PrunePass:
         rows = []
         for index, entry in enumerate(self._entries):
             request = entry.request
-            positions = torch.arange(len(request), device=request.visual.device)
+            length = len(request)
+            positions = torch.arange(length, device=request.visual.device)
             if index in kept:
                 stays = torch.ones_like(positions, dtype=torch.bool)
                 stays[request.visual] = False
@@ -260,15 +267,15 @@ class PrunePass:
                 )
                 # The next stage of this step looks anew.
                 entry.scores, entry.num_observed = None, 0
-            rows.append(positions + int(offsets[index]))
+            for number in range(request.num_sequences):
+                rows.append(positions + int(offsets[index]) + number * length)
         return torch.cat(rows)
 
     def _attend_shortened(self, layer: int, rows: torch.Tensor, due: list[int]) -> None:
         """Compact the K/V of layers 1 to ``layer`` of the requests that are due, and
         let the layers to come attend to ``rows`` only."""
-        lengths = np.array(self.lengths, np.int32)
-        inputs = self.attention_inputs(lengths)
-        offsets = np.cumsum([0, *lengths])
+        inputs = self.attention_inputs()
+        offsets = np.cumsum([0, *self.lengths])
         moved = torch.cat(
             [torch.arange(offsets[i], offsets[i + 1], device=rows.device) for i in due]
         )
