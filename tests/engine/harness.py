@@ -221,11 +221,13 @@ class Engine:
         self.max_in_flight = 0  # Requests in one iteration.
         self.num_overlapped = 0  # Iterations begun before the last one's output.
         self.admitted: list[str] = []  # In order; again after a preemption.
+        self.num_scheduled: list[int] = []  # Tokens of every iteration.
 
     def _observed_schedule(self, *args: Any, **kwargs: Any) -> Any:
         is_open = len(self.scheduler._dispatch_times) > 0
         output = self._schedule(*args, **kwargs)
         self.num_overlapped += is_open and output.total_num_scheduled_tokens > 0
+        self.num_scheduled.append(output.total_num_scheduled_tokens)
         self.max_in_flight = max(self.max_in_flight, len(output.num_scheduled_tokens))
         self.admitted += [
             _external_name(request.req_id) for request in output.scheduled_new_reqs

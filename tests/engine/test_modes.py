@@ -10,7 +10,8 @@ from tests.engine.harness import Engine, prompt_of, sampling_of
 from tests.golden.cases import GoldenCase
 from tests.reference.decoder import Decoder
 from tests.reference.loop import Arguments, generate
-from vllm_lladav.tiny.presets import MASK_ID, NUM_TOKENS
+from tests.reference.pruning import PrunedLogits
+from vllm_lladav.tiny.presets import EOT_ID, MASK_ID, NUM_TOKENS
 
 CACHES = ("prompt", "prefix", "dual")
 
@@ -86,6 +87,49 @@ def test_confidence_saves_steps(engine: Engine, golden_cases):
         assert len(answer.token_ids) == 32
         steps.append(answer.last.kv_transfer_params["lladav"]["denoising_steps"])
     assert steps[0] == 32 > steps[1] > steps[2] >= 4
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("name", ["text_stop", "text_stop_blocks"])
+def test_nothing_is_computed_behind_a_stop(
+    engine: Engine, golden_cases, decoder: Decoder, name: str, cache: str
+):
+    """Tokens of the reference; cached steps get shorter when the stop is there."""
+    case = golden_cases[name]
+    generate_args = case.generate
+    args = Arguments(
+        generate_args.gen_length,
+        generate_args.block_length,
+        generate_args.steps,
+        MASK_ID,
+        case.step1.banned_ids,
+        stop_sequences=((EOT_ID,),),
+    )
+    num_blocks = generate_args.gen_length // generate_args.block_length
+    logits = PrunedLogits(
+        decoder,
+        decoder.embedding[list(case.input_ids)],
+        images=(),
+        stages=(),
+        mask_id=MASK_ID,
+        cache=cache,
+        refresh_interval=25,
+        block_length=generate_args.block_length,
+        steps_per_block=generate_args.steps // num_blocks,
+        stop=(EOT_ID,),
+    )
+    result = generate(case.input_ids, args, logits)
+    engine.add(prompt_of(case), sampling(case, cache=cache))
+    engine.reset_observations()
+    (answer,) = engine.finish().values()
+    assert tuple(answer.token_ids) == result.answer
+    assert result.stop is not None
+    widths = engine.num_scheduled
+    full = case.prompt_len + generate_args.gen_length
+    assert widths[0] == full
+    cached = [width for width in widths if width < full]
+    assert cached[-1] < cached[0]
+    assert len(widths) == len(result.steps)
 
 
 @pytest.mark.parametrize("cache", CACHES)

@@ -56,6 +56,7 @@ class PrunedLogits:
         refresh_interval: every so many steps compute everything, counted over the
             request (``prompt``) or from the start of a block.
         block_length, steps_per_block: of the canvas.
+        stop: token sequence; ``prefix`` and ``dual`` compute nothing from there on.
         cfg_scale: of guidance, as in the official code: a second pass sees mask
             embeddings for the prompt, and drops what the first one drops.
         kept: original positions that are left, after every stage.
@@ -73,6 +74,7 @@ class PrunedLogits:
     refresh_interval: int = 1
     block_length: int = 4
     steps_per_block: int = 2
+    stop: tuple[int, ...] = ()
     cfg_scale: float = 0.0
     kept: list[list[int]] = field(default_factory=list)
     _step: int = 0
@@ -95,6 +97,10 @@ class PrunedLogits:
         computed = torch.ones(len(attended), dtype=torch.bool)
         if not prunes:
             computed = self._computed(attended, prompt_len)
+            if self.cache != "prompt" and not computed.all():
+                end = self._stop(token_ids, prompt_len)
+                first = int(attended[computed][0])
+                computed &= attended < max(end, first + 1)
         stays: dict[int, torch.Tensor] = {}
 
         def keep(layer: int, weights: torch.Tensor, keys: torch.Tensor):
@@ -124,6 +130,13 @@ class PrunedLogits:
             embeds, self._twin_kv, lambda layer, weights, keys: stays.get(layer)
         )
         return unguided + (self.cfg_scale + 1) * (logits - unguided)
+
+    def _stop(self, token_ids: torch.Tensor, prompt_len: int) -> int:
+        """Position of the stop, or the end."""
+        tokens = tuple(token_ids.tolist())
+        starts = range(prompt_len, len(tokens) if self.stop else prompt_len)
+        where = (i for i in starts if tokens[i : i + len(self.stop)] == self.stop)
+        return next(where, len(tokens))
 
     def _computed(self, attended: torch.Tensor, prompt_len: int) -> torch.Tensor:
         """Which of the tokens this step computes: ``[n]``, bool."""

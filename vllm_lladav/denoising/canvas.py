@@ -98,7 +98,8 @@ class Canvas:
     @property
     def index(self) -> StepIndex:
         """Which step comes next."""
-        return StepIndex(self.step, self._block, self._step_in_block)
+        stop = None if self._stop is None else self._stop - self.prompt_len
+        return StepIndex(self.step, self._block, self._step_in_block, stop)
 
     def masks(self) -> np.ndarray:
         """Masks of the canvas, ascending: ``[n]``, int64."""

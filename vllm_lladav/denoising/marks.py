@@ -3,14 +3,15 @@
 
 vLLM's step output carries token ids only; negative ids are free. A request's list
 ends with the report of its step, in marks of any order: how the request finished, which
-block comes next, what was pruned.
+block comes next, where the answer stops, what was pruned.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-_BLOCK = -(1 << 27)
+_BLOCK = -(1 << 26)
+_STOP = -(1 << 27)
 _KEPT = -(1 << 28)
 _MICROSECONDS = -(1 << 30)
 
@@ -37,35 +38,42 @@ class StepReport:
             makes of a stop string).
         pruned: None where nothing was pruned.
         block: of the canvas that the next step works on; None if it does not matter.
+        stop: canvas position at which the answer ends; None if there is no stop yet,
+            or if it does not matter.
     """
 
     finish: int | None = None
     pruned: PruneReport | None = None
     block: int | None = None
+    stop: int | None = None
 
     @classmethod
     def take(cls, token_ids: list[int]) -> Self:
         """Take the report off the end of ``token_ids``."""
-        finish = num_visual = microseconds = block = None
+        finish = num_visual = microseconds = block = stop = None
         while token_ids and token_ids[-1] < 0:
             mark = token_ids.pop()
             if mark <= _MICROSECONDS:
                 microseconds = _MICROSECONDS - mark
             elif mark <= _KEPT:
                 num_visual = _KEPT - mark
+            elif mark <= _STOP:
+                stop = _STOP - mark
             elif mark <= _BLOCK:
                 block = _BLOCK - mark
             else:
                 finish = mark
         if num_visual is None or microseconds is None:
-            return cls(finish, None, block)
-        return cls(finish, PruneReport(num_visual, microseconds), block)
+            return cls(finish, None, block, stop)
+        return cls(finish, PruneReport(num_visual, microseconds), block, stop)
 
     def append_to(self, output: Sequence[int]) -> list[int]:
         """``output`` with this report behind it, for :meth:`take`."""
         marks = [] if self.finish is None else [self.finish]
         if self.block is not None:
             marks.append(_BLOCK - self.block)
+        if self.stop is not None:
+            marks.append(_STOP - self.stop)
         if self.pruned is not None:
             marks.append(_KEPT - self.pruned.num_visual)
             microseconds = min(self.pruned.microseconds, (1 << 30) - 1)

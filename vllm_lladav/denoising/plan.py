@@ -5,8 +5,9 @@ Steps, blocks and steps in a block are counted from 0. A pure value: the schedul
 the workers derive it from the same parameters, so that no message between them is
 needed for tensor parallelism, asynchronous scheduling or preemption. A request may end
 before its plan does (a stop, a canvas without masks); it never runs longer. Two things
-only the worker knows: when a block ends, which matters to caches that follow blocks,
-and how much adaptive pruning drops, of which the plan knows the least.
+only the worker knows: when a block ends and where a stop stands, which matters to
+caches that follow blocks, and how much adaptive pruning drops, of which the plan knows
+the least.
 """
 
 from dataclasses import dataclass
@@ -23,11 +24,13 @@ class StepIndex(NamedTuple):
         step: of the request.
         block: of the canvas that is worked on.
         step_in_block: of that block.
+        stop: canvas position at which the answer ends, once a stop stands there.
     """
 
     step: int
     block: int
     step_in_block: int
+    stop: int | None = None
 
 
 class Span(NamedTuple):
@@ -65,7 +68,7 @@ class StepPlan:
 
     @property
     def follows_blocks(self) -> bool:
-        """Whether what a step computes depends on the block. When a block ends is
+        """Whether what a step computes depends on the block and on the stop. Both are
         up to the canvas, so the scheduler is told after every step."""
         return self.params.cache in ("prefix", "dual")
 
@@ -92,9 +95,13 @@ class StepPlan:
         if self.params.cache == "prompt":
             return Span(prompt_len, num_slots)
         block_start = prompt_len + index.block * self.params.block_length
-        if self.params.cache == "prefix":
-            return Span(block_start, num_slots)
-        return Span(block_start, block_start + self.params.block_length)
+        end = num_slots
+        if self.params.cache == "dual":
+            end = block_start + self.params.block_length
+        if index.stop is not None:
+            # What is behind the stop is cut off, and read as it is.
+            end = min(end, max(prompt_len + index.stop, block_start + 1))
+        return Span(block_start, end)
 
     def is_full(self, index: StepIndex) -> bool:
         """Whether the step computes everything: with a cache, every

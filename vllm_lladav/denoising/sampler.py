@@ -139,9 +139,11 @@ class DenoisingSampler:
         in_prompt = transferred[transferred < canvas.prompt_len]
         if len(in_prompt):
             self._state.overwrite_prompt(request, in_prompt)
+        follows_blocks = request.plan.follows_blocks
         report = StepReport(
             pruned=request.take_prune_report(),
-            block=canvas.index.block if request.plan.follows_blocks else None,
+            block=canvas.index.block if follows_blocks else None,
+            stop=canvas.index.stop if follows_blocks else None,
         )
         return report.append_to(canvas.take_output())
 

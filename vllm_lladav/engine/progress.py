@@ -18,6 +18,7 @@ class Progress:
         num_dispatched: steps so far.
         block: of the canvas, of the next step.
         step_in_block: of the next step.
+        stop: canvas position at which the answer ends, as far as it matters.
         num_done: steps whose output is back.
         num_visual: visual tokens that the next step starts with.
         num_blocks_returned: KV blocks freed by pruning.
@@ -30,6 +31,7 @@ class Progress:
     num_visual: int
     block: int = 0
     step_in_block: int = 0
+    stop: int | None = None
     num_done: int = 0
     num_blocks_returned: int = 0
     awaits_report: bool = False
@@ -50,12 +52,16 @@ class Progress:
     @property
     def computed(self) -> Span:
         """Positions that the next step computes."""
-        index = StepIndex(self.num_dispatched, self.block, self.step_in_block)
+        index = StepIndex(
+            self.num_dispatched, self.block, self.step_in_block, self.stop
+        )
         return self.plan.computed(index, self.num_visual)
 
-    def follow(self, block: int) -> None:
-        """The worker says which block the next step works on."""
+    def follow(self, block: int, stop: int | None) -> None:
+        """The worker says which block the next step works on, and where the answer
+        ends."""
         self.awaits_report = False
+        self.stop = stop
         if block != self.block:
             self.block, self.step_in_block = block, 0
 

@@ -292,7 +292,7 @@ class DenoisingScheduler(Scheduler):
             progress = self._progress[request_id]
             progress.num_done += 1
             if report.block is not None:
-                progress.follow(report.block)
+                progress.follow(report.block, report.stop)
             if report.finish is not None:
                 self._finish_marks[request_id] = report.finish
             if report.pruned is not None and request.status == RequestStatus.RUNNING:

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker tells the scheduler survives between the answer tokens."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_lladav.denoising.marks import PruneReport, StepReport
+
+COUNTS = st.integers(0, (1 << 26) - 1)
+
+REPORTS = st.builds(
+    StepReport,
+    finish=st.none() | st.integers(-1000, -1),
+    pruned=st.none() | st.builds(PruneReport, COUNTS, st.integers(0, (1 << 30) - 1)),
+    block=st.none() | COUNTS,
+    stop=st.none() | COUNTS,
+)
+
+
+@given(REPORTS, st.lists(st.integers(0, 1 << 20)))
+def test_report_is_taken_off_the_tokens(report: StepReport, tokens: list[int]):
+    output = report.append_to(tokens)
+    assert all(-(1 << 31) <= number for number in output)
+    assert StepReport.take(output) == report
+    assert output == tokens
+
+
+def test_long_prune_points_are_cut_to_what_a_mark_can_say():
+    output = StepReport(pruned=PruneReport(3, 1 << 40)).append_to([])
+    assert StepReport.take(output).pruned == PruneReport(3, (1 << 30) - 1)
