@@ -55,8 +55,7 @@ _UNSUPPORTED = {
     "logit_bias": (None, ""),
     "allowed_token_ids": (None, ""),
     "bad_words": (None, ""),
-    "logprobs": (None, ""),
-    "prompt_logprobs": (None, ""),
+    "prompt_logprobs": (None, "a prompt is given, not predicted"),
     "prompt_logprob_token_ids": (None, ""),
     "logprob_token_ids": (None, ""),
     "structured_outputs": (None, "response_format, guided decoding and forced tools"),
@@ -126,6 +125,8 @@ def check_supported(params: SamplingParams) -> None:
             parameter=name,
             value=str(value),
         )
+    if params.logprobs is not None and params.logprobs < 0:
+        raise invalid("logprobs", params.logprobs, "at least 0")
     last_seed = MAX_SEED - (params.n - 1)
     if params.seed is not None and not MIN_SEED <= params.seed <= last_seed:
         raise invalid("seed", params.seed, f"between {MIN_SEED} and {last_seed}")

@@ -97,6 +97,7 @@ class Answer:
     token_ids: list[int] = field(default_factory=list)
     deltas: list[list[int]] = field(default_factory=list)
     text: str = ""
+    logprobs: list[Any] = field(default_factory=list)
     output: RequestOutput | None = None  # The last one.
 
     @property
@@ -208,6 +209,7 @@ class Engine:
                 answer.deltas.append(delta)
                 answer.token_ids += delta
                 answer.text += output.outputs[0].text
+                answer.logprobs += output.outputs[0].logprobs or []
                 answer.output = output
 
     def finish(self) -> dict[str, Answer]:

@@ -70,7 +70,7 @@ def test_refused_request_leaves_nothing_behind(engine, text_case):
     """An error at the door is the caller's, not the engine's."""
     for params in (
         SamplingParams(max_tokens=5000),
-        SamplingParams(max_tokens=8, logprobs=1, temperature=0.0),
+        SamplingParams(max_tokens=8, prompt_logprobs=1, temperature=0.0),
         SamplingParams(extra_args={"gen_length": 0}),
     ):
         with pytest.raises(VLLMValidationError):

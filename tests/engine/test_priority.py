@@ -34,7 +34,7 @@ def test_preempted_request_emits_nothing_twice(
     engine = one_at_a_time
     engine.reset_observations()
     victim, urgent = golden_cases["text_32_8_32"], golden_cases["text_stop"]
-    engine.add_case(victim, priority=1)
+    engine.add_case(victim, priority=1, logprobs=0)
     engine.step(num_steps)
     emitted = sum(map(len, engine.answers[victim.name].deltas))
     engine.add_case(urgent, priority=0)
@@ -44,6 +44,8 @@ def test_preempted_request_emits_nothing_twice(
     answers = engine.finish()
     assert tuple(answers[urgent.name].token_ids) == urgent.output_ids
     assert tuple(answers[victim.name].token_ids) == victim.output_ids
+    logprobs = answers[victim.name].logprobs
+    assert [list(likely) for likely in logprobs] == [[t] for t in victim.output_ids]
     assert engine.max_in_flight == 1
     assert engine.free_blocks == engine.all_blocks
 

@@ -79,8 +79,8 @@ BAD_REQUESTS = [
     _chat("temperature_infinite", temperature=float("inf")),
     _chat("temperature_negative", temperature=-0.5),
     # What a masked-diffusion model cannot do.
-    _chat("logprobs", logprobs=True),
-    _chat("top_logprobs", "logprobs", logprobs=True, top_logprobs=3),
+    _chat("top_logprobs", logprobs=True, top_logprobs=-1),
+    _chat("top_logprobs_many", "logprobs", "20", logprobs=True, top_logprobs=21),
     _chat("prompt_logprobs", prompt_logprobs=1),
     _chat("logit_bias", logit_bias={"5": 10}),
     _chat("presence_penalty", presence_penalty=0.5),

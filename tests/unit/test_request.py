@@ -399,7 +399,6 @@ UNSUPPORTED: dict[str, Any] = {
     "logit_bias": {5: 1.0},
     "allowed_token_ids": [5],
     "bad_words": ["x"],
-    "logprobs": 0,
     "prompt_logprobs": 1,
     "prompt_logprob_token_ids": np.zeros((1, 1), dtype=np.int32),
     "logprob_token_ids": [5],
@@ -421,6 +420,13 @@ def test_unsupported_parameters_are_refused_by_name(name):
     assert error.value.value == str(UNSUPPORTED[name])
 
 
+def test_all_logprobs_are_refused():
+    params = SamplingParams(logprobs=-1)
+    with pytest.raises(VLLMValidationError, match="at least 0; got -1") as error:
+        check_supported(params)
+    assert error.value.parameter == "logprobs"
+
+
 def test_stop_string_in_the_output_is_refused():
     params = SamplingParams(stop=["x"], include_stop_str_in_output=True)
     with pytest.raises(VLLMValidationError) as error:
@@ -439,7 +445,7 @@ def test_infinite_temperature_is_refused(temperature):
 
 HARMLESS = {
     *("n", "seed", "temperature", "top_k", "top_p", "max_tokens", "extra_args"),
-    *("stop", "stop_token_ids", "ignore_eos"),
+    *("stop", "stop_token_ids", "ignore_eos", "logprobs"),
     # What the front end does with the answer, or vLLM keeps for itself.
     *("detokenize", "skip_special_tokens", "spaces_between_special_tokens"),
     *("output_kind", "stream_interval", "skip_clone", "output_text_buffer_length"),

@@ -74,7 +74,7 @@ class Canvas:
         self.prompt_has_masks = mask_token_id in prompt_token_ids
         self.step = 0
         self.finished = False
-        self._num_emitted = num_emitted
+        self.num_emitted = num_emitted
         # A stop sequence may still begin in the last tokens before a mask.
         self._held_back = max(map(len, params.stop_sequences), default=1) - 1
         self._stop: int | None = None
@@ -179,14 +179,14 @@ class Canvas:
         The last list of a request ends with its :class:`FinishMark`.
         """
         num_final = self._num_final()
-        output = self.generated[self._num_emitted : num_final].tolist()
-        self._num_emitted += len(output)
+        output = self.generated[self.num_emitted : num_final].tolist()
+        self.num_emitted += len(output)
         if not self.finished:
             return output
         suffix = list(self.params.suffix_token_ids)
         stopped = self._stop is not None and self._answer_len() == num_final
         mark = self._stop_mark if stopped else int(FinishMark.LENGTH)
-        return [*output, *suffix[max(self._num_emitted - num_final, 0) :], mark]
+        return [*output, *suffix[max(self.num_emitted - num_final, 0) :], mark]
 
     def _num_final(self) -> int:
         """Length of the answer's prefix that no later step can change or cut."""

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import torch
 from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
 
+from vllm_lladav.denoising.logprobs import TokenLogprobs, packed, token_logprobs
 from vllm_lladav.denoising.marks import StepReport
 from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.unmasking import (
@@ -42,11 +44,13 @@ class _Turn(NamedTuple):
 
     Attributes:
         origin: row of its position 0 in the step's hidden states.
+        length: of its sequences, in rows; the unconditional twin follows the request.
         candidates: ``[n]``, int64, positions that may be transferred.
     """
 
     request: "DenoisingRequest"
     origin: int
+    length: int
     candidates: np.ndarray
 
 
@@ -86,45 +90,64 @@ class DenoisingSampler:
         if step is None:
             self._predict(logits[: self._tile_rows], [(None, len(logits))])
             outputs: list[list[int]] = [[] for _ in range(input_batch.num_reqs)]
+            logprobs = None
             num_kept = np.zeros(input_batch.num_reqs, np.int32)
         else:
-            outputs = self._unmask(step)
+            outputs, logprobs = self._unmask(step)
             num_kept = np.array([r.computed.first for r in step.requests], np.int32)
-        return self._pack(outputs, num_kept, input_batch)
+        return self._pack(outputs, logprobs, num_kept, input_batch)
 
-    def _unmask(self, step: "DenoisingStep") -> list[list[int]]:
+    def _unmask(
+        self, step: "DenoisingStep"
+    ) -> tuple[list[list[int]], LogprobsTensors | None]:
+        """What the scheduler is told of each request, and log-probabilities."""
         turns = [
-            _Turn(request, origin, request.canvas.candidates(request.layout.first))
+            _Turn(
+                request,
+                origin,
+                len(request),
+                request.canvas.candidates(request.layout.first),
+            )
             for request, origin in zip(step.requests, step.origins(), strict=True)
             # A request may have ended while this step was already scheduled.
             if not request.canvas.finished
         ]
         if not turns:
-            return [[] for _ in step.requests]
+            return [[] for _ in step.requests], None
+        counts = [len(turn.candidates) for turn in turns]
         tokens, confidence = self._predict_rows(
             step,
             np.concatenate([turn.origin + turn.candidates for turn in turns]),
-            [(turn.request, len(turn.candidates)) for turn in turns],
+            list(zip(turns, counts, strict=True)),
         )
-        outputs = {}
-        offset = 0
-        for turn in turns:
-            part = slice(offset, offset + len(turn.candidates))
-            offset = part.stop
-            outputs[turn.request.req_id] = self._transfer(
-                step, turn, tokens[part], confidence[part]
-            )
-        return [outputs.get(request.req_id, []) for request in step.requests]
+        parts = zip(
+            turns,
+            np.split(tokens, np.cumsum(counts)[:-1]),
+            confidence.split(counts),
+            strict=True,
+        )
+        transferred = [
+            (turn, self._transfer(step, turn, tokens, confidence))
+            for turn, tokens, confidence in parts
+        ]
+        self._record_logprobs(step, transferred)
+        answers = {turn.request.req_id: _answer(turn.request) for turn in turns}
+        nothing: tuple[list[int], TokenLogprobs | None] = [], None
+        outputs, logprobs = zip(
+            *(answers.get(request.req_id, nothing) for request in step.requests),
+            strict=True,
+        )
+        return list(outputs), packed(logprobs)
 
     def _transfer(
         self,
         step: "DenoisingStep",
-        turn: "_Turn",
+        turn: _Turn,
         tokens: np.ndarray,
         confidence: torch.Tensor,
-    ) -> list[int]:
+    ) -> np.ndarray:
         """End one request's step, given ``tokens`` (``[n]``) and ``confidence``
-        (``[n]``) of its candidates; returns what the scheduler is told."""
+        (``[n]``) of its candidates; returns the positions transferred (``[k]``)."""
         request = turn.request
         canvas = request.canvas
         if canvas.params.remasking == "random":
@@ -133,73 +156,102 @@ class DenoisingSampler:
             turn.candidates,
             tokens,
             confidence,
-            partial(self._predict_tokens, step, request, turn.origin),
+            partial(self._predict_tokens, step, turn),
             request.layout,
         )
         in_prompt = transferred[transferred < canvas.prompt_len]
         if len(in_prompt):
             self._state.overwrite_prompt(request, in_prompt)
-        follows_blocks = request.plan.follows_blocks
-        report = StepReport(
-            pruned=request.take_prune_report(),
-            block=canvas.index.block if follows_blocks else None,
-            stop=canvas.index.stop if follows_blocks else None,
+        return transferred
+
+    def _record_logprobs(
+        self, step: "DenoisingStep", transferred: list[tuple[_Turn, np.ndarray]]
+    ) -> None:
+        """Keep log-probabilities of what this step unmasked, where asked for.
+
+        The head runs again for these few rows: keeping the most likely tokens of
+        every candidate would cost more.
+        """
+        parts = []
+        for turn, positions in transferred:
+            places = positions - turn.request.canvas.prompt_len
+            if turn.request.logprobs is not None and (places >= 0).any():
+                parts.append((turn, turn.request.logprobs, places[places >= 0]))
+        if not parts:
+            return
+        rows = [
+            turn.origin + turn.request.canvas.prompt_len + places
+            for turn, _, places in parts
+        ]
+        hidden_states = self._hidden_states(
+            step,
+            np.concatenate(rows),
+            [(turn, len(places)) for turn, _, places in parts],
         )
-        return report.append_to(canvas.take_output())
+        tokens = np.concatenate(
+            [turn.request.canvas.generated[places] for turn, _, places in parts]
+        )
+        num_top = max(kept.num_top for _, kept, _ in parts)
+        tiles = [
+            token_logprobs(
+                self._logits(hidden_states[tile]),
+                self._to_device(tokens[tile]),
+                num_top,
+            )
+            for tile in self._tiles(len(tokens))
+        ]
+        found = TokenLogprobs(*map(np.concatenate, zip(*tiles, strict=True)))
+        offset = 0
+        for _, kept, places in parts:
+            part = slice(offset, offset + len(places))
+            offset = part.stop
+            kept.record(places, TokenLogprobs(*(values[part] for values in found)))
 
     def _predict_tokens(
-        self,
-        step: "DenoisingStep",
-        request: "DenoisingRequest",
-        origin: int,
-        positions: np.ndarray,
+        self, step: "DenoisingStep", turn: _Turn, positions: np.ndarray
     ) -> np.ndarray:
-        """Tokens at ``positions`` (``[n]``) of one request whose position 0 is at the
-        row ``origin``: ``[n]``, int64."""
-        segments = [(request, len(positions))]
-        return self._predict_rows(step, origin + positions, segments)[0]
+        """Tokens at ``positions`` (``[n]``) of one request: ``[n]``, int64."""
+        segments = [(turn, len(positions))]
+        return self._predict_rows(step, turn.origin + positions, segments)[0]
 
     def _predict_rows(
         self,
         step: "DenoisingStep",
         rows: np.ndarray,
-        segments: "list[tuple[DenoisingRequest, int]]",
+        segments: list[tuple[_Turn, int]],
     ) -> tuple[np.ndarray, torch.Tensor]:
         """Predict at rows of the batch, and fetch the result.
 
         Returns:
             Tokens ``[n]`` (int64) and confidence ``[n]`` (float64), on the CPU.
         """
-        assert step.hidden_states is not None
-        hidden_states = step.hidden_states[self._to_device(rows)]
-        if any(request.num_sequences > 1 for request, _ in segments):
-            hidden_states = self._guided(step, rows, segments, hidden_states)
-        tokens, confidence = self._predict(hidden_states, segments)
+        tokens, confidence = self._predict(
+            self._hidden_states(step, rows, segments),
+            [(turn.request, count) for turn, count in segments],
+        )
         return tokens.cpu().numpy(), confidence.cpu()
 
-    def _guided(
+    def _hidden_states(
         self,
         step: "DenoisingStep",
         rows: np.ndarray,
-        segments: "list[tuple[DenoisingRequest, int]]",
-        hidden_states: torch.Tensor,
+        segments: list[tuple[_Turn, int]],
     ) -> torch.Tensor:
-        """Apply guidance to ``hidden_states`` (``[n, hidden]``) at ``rows``.
+        """``[n, hidden]`` at ``rows``, guidance applied.
 
         The official code combines logits. The head is linear, so hidden states do as
         well, at half the products.
         """
         assert step.hidden_states is not None
+        hidden_states = step.hidden_states[self._to_device(rows)]
+        if all(turn.request.num_sequences == 1 for turn, _ in segments):
+            return hidden_states
         counts = [count for _, count in segments]
-        offsets, weights = zip(
-            *(
-                (len(request), request.cfg_scale + 1)
-                if request.num_sequences > 1
-                else (0, 1.0)
-                for request, _ in segments
-            ),
-            strict=True,
-        )
+        offsets = [
+            turn.length if turn.request.num_sequences == 2 else 0
+            for turn, _ in segments
+        ]
+        weights = [turn.request.cfg_scale + 1 for turn, _ in segments]
         twins = step.hidden_states[self._to_device(rows + np.repeat(offsets, counts))]
         weight = async_tensor_h2d(
             np.repeat(weights, counts)[:, None],
@@ -209,8 +261,18 @@ class DenoisingSampler:
         guided = torch.lerp(twins.float(), hidden_states.float(), weight)
         return guided.to(hidden_states.dtype)
 
-    def _to_device(self, rows: np.ndarray) -> torch.Tensor:
-        return async_tensor_h2d(rows, device=self._state.device, dtype=torch.int64)
+    def _to_device(self, numbers: np.ndarray) -> torch.Tensor:
+        return async_tensor_h2d(numbers, device=self._state.device, dtype=torch.int64)
+
+    def _tiles(self, num_rows: int) -> list[slice]:
+        """Of even sizes: a product with a few rows costs as much as one with many."""
+        tiles = torch.arange(num_rows).tensor_split(-(-num_rows // self._tile_rows))
+        return [slice(int(tile[0]), int(tile[-1]) + 1) for tile in tiles]
+
+    def _logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """``[n, padded vocabulary]``, float32; -inf where no word may stand."""
+        logits = self._model.compute_vocab_logits(hidden_states)
+        return logits.index_fill_(-1, self._not_words, float("-inf"))
 
     def _predict(
         self,
@@ -234,12 +296,10 @@ class DenoisingSampler:
                 torch.empty(0, dtype=torch.float64, device=device),
             )
         owners = [owner for owner, count in segments for _ in range(count)]
-        # Of even sizes: a product with a few rows costs as much as one with many.
-        tiles = torch.arange(num_rows).tensor_split(-(-num_rows // self._tile_rows))
-        predictions = []
-        for tile in tiles:
-            rows = slice(int(tile[0]), int(tile[-1]) + 1)
-            predictions.append(self._predict_tile(hidden_states[rows], owners[rows]))
+        predictions = [
+            self._predict_tile(hidden_states[tile], owners[tile])
+            for tile in self._tiles(num_rows)
+        ]
         tokens, confidence = zip(*predictions, strict=True)
         return torch.cat(tokens), torch.cat(confidence)
 
@@ -249,8 +309,7 @@ class DenoisingSampler:
         owners: "Sequence[DenoisingRequest | None]",
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As :meth:`_predict`, for at most as many rows as a tile has."""
-        logits = self._model.compute_vocab_logits(hidden_states)
-        logits.index_fill_(-1, self._not_words, float("-inf"))
+        logits = self._logits(hidden_states)
         best = chosen = greedy_tokens(logits)
         noisy = [
             (row, owner)
@@ -270,6 +329,7 @@ class DenoisingSampler:
     def _pack(
         self,
         outputs: list[list[int]],
+        logprobs: LogprobsTensors | None,
         num_kept: np.ndarray,
         input_batch: InputBatch,
     ) -> SamplerOutput:
@@ -289,11 +349,31 @@ class DenoisingSampler:
         num_rejected = (num_seen - num_kept).astype(np.int32)
         return SamplerOutput(
             sampled_token_ids=async_tensor_h2d(sampled, device=device),
-            logprobs_tensors=None,
+            logprobs_tensors=logprobs,
             num_nans=None,
             num_sampled=async_tensor_h2d(counts, device=device),
             num_rejected=async_tensor_h2d(num_rejected, device=device),
         )
+
+
+def _answer(request: "DenoisingRequest") -> tuple[list[int], TokenLogprobs | None]:
+    """What the scheduler is told of a request whose step is done, and the
+    log-probabilities of the answer tokens in it."""
+    canvas = request.canvas
+    first = canvas.num_emitted
+    output = canvas.take_output()
+    logprobs = None
+    if request.logprobs is not None:
+        behind = output[canvas.num_emitted - first :]
+        suffix = [token_id for token_id in behind if token_id >= 0]
+        logprobs = request.logprobs.emitted(first, canvas.num_emitted, suffix)
+    follows_blocks = request.plan.follows_blocks
+    report = StepReport(
+        pruned=request.take_prune_report(),
+        block=canvas.index.block if follows_blocks else None,
+        stop=canvas.index.stop if follows_blocks else None,
+    )
+    return report.append_to(output), logprobs
 
 
 def _restricted(logits: torch.Tensor, params: DenoisingParams) -> torch.Tensor:

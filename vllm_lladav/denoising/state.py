@@ -23,6 +23,7 @@ from vllm.v1.worker.utils import AttentionGroup
 
 from vllm_lladav.denoising.attention import AttendedSequence, StepAttention
 from vllm_lladav.denoising.canvas import Canvas
+from vllm_lladav.denoising.logprobs import CanvasLogprobs
 from vllm_lladav.denoising.marks import PruneReport
 from vllm_lladav.denoising.plan import Span, StepPlan
 from vllm_lladav.denoising.sampler import DenoisingSampler
@@ -47,6 +48,7 @@ class DenoisingRequest:
         canvas: its tokens.
         plan: what its steps compute.
         generator: of its noise; None if nothing is random.
+        logprobs: of the canvas tokens; None if the client asked for none.
         visual: ``[m]``, int64: positions of the visual tokens that are left.
         image_ids: ``[m]``, int64: the image of each.
         positions: ``[n]``, int64: of all its tokens, for the rotary embedding; None
@@ -62,6 +64,7 @@ class DenoisingRequest:
     canvas: Canvas
     plan: StepPlan
     generator: torch.Generator | None
+    logprobs: CanvasLogprobs | None
     visual: torch.Tensor
     image_ids: torch.Tensor
     positions: torch.Tensor | None = None
@@ -208,15 +211,19 @@ class DenoisingState(ModelState):
 
     # ------------------------------------------------------------- requests
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
-        if not is_resolved(new_req_data.sampling_params):
+        sampling_params = new_req_data.sampling_params
+        if sampling_params is None or not is_resolved(sampling_params):
             return  # vLLM's own warm-up request
-        params = denoising_params(new_req_data.sampling_params)
+        params = denoising_params(sampling_params)
         prompt = new_req_data.prompt_token_ids
         assert prompt is not None and new_req_data.prefill_token_ids is not None
         generator = None
         if params.is_random:
             assert params.seed is not None
             generator = torch.Generator(self.device).manual_seed(params.seed)
+        logprobs = None
+        if sampling_params.logprobs is not None:
+            logprobs = CanvasLogprobs(params.gen_length, sampling_params.logprobs)
         images = [feature.mm_position for feature in new_req_data.mm_features]
         visual = [np.arange(i.offset, i.offset + i.length) for i in images]
         lengths = [image.length for image in images]
@@ -231,6 +238,7 @@ class DenoisingState(ModelState):
             ),
             plan=StepPlan(params, len(prompt), tuple(lengths)),
             generator=generator,
+            logprobs=logprobs,
             visual=torch.tensor(
                 np.concatenate([np.empty(0, np.int64), *visual]), device=self.device
             ),
