@@ -21,6 +21,7 @@ from vllm.v1.worker.gpu.sample.output import SamplerOutput
 from vllm_lladav.denoising.logprobs import TokenLogprobs, packed, token_logprobs
 from vllm_lladav.denoising.marks import StepReport
 from vllm_lladav.denoising.params import DenoisingParams
+from vllm_lladav.denoising.running import DenoisingRequest, DenoisingStep
 from vllm_lladav.denoising.unmasking import (
     chosen_probability,
     greedy_tokens,
@@ -28,11 +29,7 @@ from vllm_lladav.denoising.unmasking import (
 )
 
 if TYPE_CHECKING:
-    from vllm_lladav.denoising.state import (
-        DenoisingRequest,
-        DenoisingState,
-        DenoisingStep,
-    )
+    from vllm_lladav.denoising.state import DenoisingState
     from vllm_lladav.model.lladav import LlavaLLaDAModelLM
 
 LOGITS_TILE_BYTES = 32 << 20
@@ -48,7 +45,7 @@ class _Turn(NamedTuple):
         candidates: ``[n]``, int64, positions that may be transferred.
     """
 
-    request: "DenoisingRequest"
+    request: DenoisingRequest
     origin: int
     length: int
     candidates: np.ndarray
@@ -98,7 +95,7 @@ class DenoisingSampler:
         return self._pack(outputs, logprobs, num_kept, input_batch)
 
     def _unmask(
-        self, step: "DenoisingStep"
+        self, step: DenoisingStep
     ) -> tuple[list[list[int]], LogprobsTensors | None]:
         """What the scheduler is told of each request, and log-probabilities."""
         turns = [
@@ -141,7 +138,7 @@ class DenoisingSampler:
 
     def _transfer(
         self,
-        step: "DenoisingStep",
+        step: DenoisingStep,
         turn: _Turn,
         tokens: np.ndarray,
         confidence: torch.Tensor,
@@ -165,7 +162,7 @@ class DenoisingSampler:
         return transferred
 
     def _record_logprobs(
-        self, step: "DenoisingStep", transferred: list[tuple[_Turn, np.ndarray]]
+        self, step: DenoisingStep, transferred: list[tuple[_Turn, np.ndarray]]
     ) -> None:
         """Keep log-probabilities of what this step unmasked, where asked for.
 
@@ -208,7 +205,7 @@ class DenoisingSampler:
             kept.record(places, TokenLogprobs(*(values[part] for values in found)))
 
     def _predict_tokens(
-        self, step: "DenoisingStep", turn: _Turn, positions: np.ndarray
+        self, step: DenoisingStep, turn: _Turn, positions: np.ndarray
     ) -> np.ndarray:
         """Tokens at ``positions`` (``[n]``) of one request: ``[n]``, int64."""
         segments = [(turn, len(positions))]
@@ -216,7 +213,7 @@ class DenoisingSampler:
 
     def _predict_rows(
         self,
-        step: "DenoisingStep",
+        step: DenoisingStep,
         rows: np.ndarray,
         segments: list[tuple[_Turn, int]],
     ) -> tuple[np.ndarray, torch.Tensor]:
@@ -233,7 +230,7 @@ class DenoisingSampler:
 
     def _hidden_states(
         self,
-        step: "DenoisingStep",
+        step: DenoisingStep,
         rows: np.ndarray,
         segments: list[tuple[_Turn, int]],
     ) -> torch.Tensor:
@@ -277,7 +274,7 @@ class DenoisingSampler:
     def _predict(
         self,
         hidden_states: torch.Tensor,
-        segments: "Sequence[tuple[DenoisingRequest | None, int]]",
+        segments: Sequence[tuple[DenoisingRequest | None, int]],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Predict a token and its confidence for every row.
 
@@ -306,7 +303,7 @@ class DenoisingSampler:
     def _predict_tile(
         self,
         hidden_states: torch.Tensor,
-        owners: "Sequence[DenoisingRequest | None]",
+        owners: Sequence[DenoisingRequest | None],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As :meth:`_predict`, for at most as many rows as a tile has."""
         logits = self._logits(hidden_states)
@@ -356,7 +353,7 @@ class DenoisingSampler:
         )
 
 
-def _answer(request: "DenoisingRequest") -> tuple[list[int], TokenLogprobs | None]:
+def _answer(request: DenoisingRequest) -> tuple[list[int], TokenLogprobs | None]:
     """What the scheduler is told of a request whose step is done, and the
     log-probabilities of the answer tokens in it."""
     canvas = request.canvas
@@ -391,7 +388,7 @@ def _restricted(logits: torch.Tensor, params: DenoisingParams) -> torch.Tensor:
     return logits.masked_fill(~allowed, float("-inf"))
 
 
-def _random_confidence(request: "DenoisingRequest", count: int) -> torch.Tensor:
+def _random_confidence(request: DenoisingRequest, count: int) -> torch.Tensor:
     """``[count]``, float64, on the CPU."""
     generator = request.generator
     assert generator is not None

@@ -30,7 +30,7 @@ from vllm_lladav.model.processing import (
 from vllm_lladav.model.vision import LladavVision
 
 if TYPE_CHECKING:
-    from vllm_lladav.denoising.state import DenoisingStep
+    from vllm_lladav.denoising.running import DenoisingStep
 
 
 @MULTIMODAL_REGISTRY.register_processor(
