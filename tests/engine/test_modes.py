@@ -76,6 +76,7 @@ def test_confidence_decoding(
     assert tuple(answer.token_ids) == result.answer
     report = answer.last.kv_transfer_params["lladav"]
     assert report["denoising_steps"] == len(result.steps)
+    assert report["tokens_per_step"] == round(32 / len(result.steps), 3)
 
 
 def test_confidence_saves_steps(engine: Engine, golden_cases):

@@ -278,6 +278,7 @@ def test_blocks_go_back_in_the_step_that_prunes(engine: Engine, golden_cases):
     assert answer.last.kv_transfer_params == {
         "lladav": {
             "denoising_steps": 4,
+            "tokens_per_step": 2.0,
             "visual_tokens": num_visual,
             "visual_tokens_kept": last,
             "kv_blocks_returned": all_blocks - -(-num_tokens // KV_BLOCK),

@@ -26,6 +26,8 @@ def test_text_request(
     assert counted["lladav:committed_tokens_total"] == 32
     assert counted["lladav:denoising_step_seconds_count"] == steps
     assert counted["lladav:denoising_step_seconds_sum"] > 0
+    assert counted["lladav:tokens_per_step_count"] == 1
+    assert counted["lladav:tokens_per_step_sum"] == 1
     assert counted["lladav:images_total"] == 0
     assert counted["lladav:visual_tokens_total"] == 0
     assert counted["vllm:diffusion_num_denoising_steps_total"] == steps

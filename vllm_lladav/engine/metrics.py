@@ -18,6 +18,7 @@ STEP_SECONDS_BUCKETS = (
     *(0.002, 0.005, 0.01, 0.02, 0.05),
     *(0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0),
 )
+TOKENS_PER_STEP_BUCKETS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 16, 32, 64)
 
 
 @dataclass
@@ -36,6 +37,7 @@ class DenoisingStats(SpecDecodingStats):
         num_visual_tokens: prompt positions that images take, in requests admitted.
         num_visual_tokens_pruned: of running requests.
         num_blocks_returned: KV blocks that pruning gave back to the pool.
+        tokens_per_step: of the requests that ended: answer tokens per denoising step.
         prune_seconds: time of the prune points of one step, per request.
     """
 
@@ -45,6 +47,7 @@ class DenoisingStats(SpecDecodingStats):
     num_visual_tokens: int = 0
     num_visual_tokens_pruned: int = 0
     num_blocks_returned: int = 0
+    tokens_per_step: list[float] = field(default_factory=list)
     prune_seconds: list[float] = field(default_factory=list)
 
     @classmethod
@@ -79,6 +82,12 @@ def _collectors() -> dict[str, Any]:
         ),
         "num_blocks_returned": counter(
             "kv_blocks_returned", "KV blocks that pruning gave back to the pool."
+        ),
+        "tokens_per_step": Histogram(
+            "lladav:tokens_per_step",
+            "Answer tokens per denoising step of a request that ended.",
+            labels,
+            buckets=TOKENS_PER_STEP_BUCKETS,
         ),
         "prune_seconds": Histogram(
             "lladav:prune_seconds",

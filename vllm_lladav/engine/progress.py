@@ -69,11 +69,16 @@ class Progress:
     def exhausted(self) -> bool:
         return self.num_dispatched >= self.plan.num_steps
 
-    def report(self) -> dict[str, Any]:
+    def tokens_per_step(self, num_tokens: int) -> float:
+        """Of a request whose answer has ``num_tokens``."""
+        return num_tokens / max(self.num_done, 1)
+
+    def report(self, num_tokens: int) -> dict[str, Any]:
         """What the client learns of its request, as ``kv_transfer_params``."""
         return {
             REPORT_KEY: {
                 "denoising_steps": self.num_done,
+                "tokens_per_step": round(self.tokens_per_step(num_tokens), 3),
                 "visual_tokens": self.plan.num_visual,
                 "visual_tokens_kept": self.num_visual,
                 "kv_blocks_returned": self.num_blocks_returned,

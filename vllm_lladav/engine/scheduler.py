@@ -65,7 +65,10 @@ class DenoisingScheduler(Scheduler):
         super()._free_request(request, *args, **kwargs)
         # vLLM hands these on to the client; KV transfer, which they are for, cannot
         # be on.
-        return progress.report(), None
+        num_tokens = request.num_output_tokens
+        if request.status != RequestStatus.FINISHED_ABORTED:
+            self._stats.tokens_per_step.append(progress.tokens_per_step(num_tokens))
+        return progress.report(num_tokens), None
 
     def _preempt_request(
         self, request: Request, timestamp: float, drop_stale_output: bool = False
@@ -328,7 +331,7 @@ class DenoisingScheduler(Scheduler):
             return
         status, stop_reason = _finish_status(request, mark)
         events, prefill_stats = request.take_events(), request.take_prefill_stats()
-        report = self._progress[request_id].report()
+        report = self._progress[request_id].report(request.num_output_tokens)
         self.finish_requests(request_id, status)
         group = outputs.setdefault(request.client_index, EngineCoreOutputs())
         group.outputs.append(
