@@ -10,7 +10,7 @@ as ``torch.utils.flop_counter`` counts them. Norms, rotary embeddings, activatio
 softmax are not: they are linear in the tokens and small beside the products.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -135,25 +135,74 @@ class Breakdown:
         return 1 - self.total / whole.total
 
 
-def request_flops(shape: ModelShape, plan: StepPlan, num_tiles: int = 0) -> Breakdown:
-    """Operations of a request that runs alone and to the end of its canvas.
+@dataclass(frozen=True)
+class StepMasks:
+    """Masks before a step.
 
-    Every step transfers a fixed number of masks; a stop in the answer would end a
-    request earlier, confidence decoding ends it in fewer steps. The prompt has no
-    masks of its own. For ``adaptive`` pruning, which drops at least what the plan
-    knows, it is an upper bound.
+    Attributes:
+        index: of the step.
+        candidates: that the step may transfer; their logits are computed.
+        canvas: in the whole canvas.
+    """
+
+    index: StepIndex
+    candidates: int
+    canvas: int
+
+
+def request_flops(
+    shape: ModelShape,
+    plan: StepPlan,
+    num_tiles: int = 0,
+    steps: Iterable[StepMasks] | None = None,
+) -> Breakdown:
+    """Operations of a request that runs alone.
+
+    The prompt has no masks of its own. For ``adaptive`` pruning, which drops at least
+    what the plan knows, it is an upper bound.
 
     Args:
         plan: lengths, steps and pruning of the request.
         num_tiles: of all its images, the squeezed whole image of each included.
+        steps: that run, in order; by default all that are planned. A stop in the
+            answer ends a request earlier, confidence decoding ends it in fewer steps.
     """
     total = vision_flops(shape, num_tiles)
     num_visual = plan.num_visual
-    for masks in _masks(plan.params):
+    for masks in planned_steps(plan.params) if steps is None else steps:
         decoder, num_visual = _decoder_flops(shape, plan, num_visual, masks)
         head = 2 * masks.candidates * shape.hidden_size * shape.vocab_rows
         total += decoder + Breakdown(head=head)
     return total
+
+
+def planned_steps(
+    params: DenoisingParams, steps_run: Sequence[int] | None = None
+) -> Iterator[StepMasks]:
+    """Every step of a request without stops.
+
+    Blocks are finished one after the other, every step transfers its even share, and a
+    block with fewer masks than steps ends early.
+
+    Args:
+        steps_run: how many steps of each block run, of the first ones. With confidence
+            decoding they are taken to share the block's masks evenly. By default all.
+    """
+    num_steps = 0
+    if steps_run is None:
+        steps_run = [params.steps_per_block] * params.num_blocks
+    for block, num_run in enumerate(steps_run):
+        later = params.gen_length - (block + 1) * params.block_length
+        left = params.block_length
+        num_shares = num_run if params.is_confident else params.steps_per_block
+        share, remainder = divmod(left, max(num_shares, 1))
+        for step in range(num_run):
+            count = share + (step < remainder)
+            if not count:
+                break
+            yield StepMasks(StepIndex(num_steps, block, step), left, left + later)
+            num_steps += 1
+            left -= count
 
 
 def vision_flops(shape: ModelShape, num_tiles: int) -> Breakdown:
@@ -171,40 +220,8 @@ def vision_flops(shape: ModelShape, num_tiles: int) -> Breakdown:
     return Breakdown(vision=2 * num_tiles * vision.tile_tokens * (tower + projector))
 
 
-@dataclass(frozen=True)
-class _Masks:
-    """Masks before a step.
-
-    Attributes:
-        index: of the step.
-        candidates: in the block that is being finished.
-        canvas: in the whole canvas.
-    """
-
-    index: StepIndex
-    candidates: int
-    canvas: int
-
-
-def _masks(params: DenoisingParams) -> Iterator[_Masks]:
-    """For every step that runs. Blocks are finished one after the other, every step
-    transfers its even share, and a block with fewer masks than steps ends early."""
-    num_steps = 0
-    for block in range(params.num_blocks):
-        later = params.gen_length - (block + 1) * params.block_length
-        left = params.block_length
-        share, remainder = divmod(left, params.steps_per_block)
-        for step in range(params.steps_per_block):
-            count = share + (step < remainder)
-            if not count:
-                break
-            yield _Masks(StepIndex(num_steps, block, step), left, left + later)
-            num_steps += 1
-            left -= count
-
-
 def _decoder_flops(
-    shape: ModelShape, plan: StepPlan, num_visual: int, masks: _Masks
+    shape: ModelShape, plan: StepPlan, num_visual: int, masks: StepMasks
 ) -> tuple[Breakdown, int]:
     """Of the layers in one step, and the visual tokens left."""
     total = Breakdown()
@@ -241,7 +258,7 @@ def _score_flops(
     layer: int,
     length: int,
     num_visual: int,
-    masks: _Masks,
+    masks: StepMasks,
 ) -> Breakdown:
     """Of what a policy computes after a layer (``vllm_lladav.pruning.policies``)."""
     if layer != stage.layer and pruning.policy != "aggregated":

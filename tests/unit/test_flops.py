@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.flops import (
     Breakdown,
     ModelShape,
+    StepMasks,
     VisionShape,
+    planned_steps,
     request_flops,
     vision_flops,
 )
@@ -27,6 +30,7 @@ from vllm_lladav.pruning.params import PruneStage, PruningParams, num_kept
 from vllm_lladav.pruning.policies import POLICY, View
 
 MASK = 0
+END = 9
 NUM_TOKENS = 1000  # Rows of the head: the real one takes all the time.
 PROMPT_LEN = 50
 IMAGES = (12, 21)
@@ -48,6 +52,7 @@ LENGTHS = {  # gen_length, block_length, steps
     "one_block": (8, 8, 8),
     "blocks": (12, 6, 4),
     "uneven": (7, 7, 5),
+    "more_steps": (12, 6, 12),
     "more_steps_than_masks": (4, 2, 8),
 }
 
@@ -71,7 +76,11 @@ def shape(decoder: Decoder) -> ModelShape:
 
 
 def make_plan(
-    lengths: str, pruning: str, cache: str = "none", refresh_interval: int = 1
+    lengths: str,
+    pruning: str,
+    cache: str = "none",
+    refresh_interval: int = 1,
+    **changes: Any,
 ) -> StepPlan:
     gen_length, block_length, steps = LENGTHS[lengths]
     params = DenoisingParams(
@@ -86,13 +95,27 @@ def make_plan(
         pruning=PRUNINGS[pruning],
         cache=cache,
         refresh_interval=refresh_interval,
+        **changes,
     )
     return StepPlan(params, PROMPT_LEN, IMAGES)
 
 
-def counted_flops(decoder: Decoder, plan: StepPlan) -> int:
-    """Denoise with a plain decoder and random confidences, and let torch count."""
+def counted_flops(
+    decoder: Decoder,
+    plan: StepPlan,
+    steps: list[StepMasks] | None = None,
+    end: int | None = None,
+) -> int:
+    """Denoise with a plain decoder and random confidences, and let torch count.
+
+    Args:
+        steps: the steps that ran are added to it.
+        end: position in the canvas at which the end token is predicted.
+    """
     canvas = Canvas(plan.params, [1] * PROMPT_LEN, MASK)
+    predicted = np.ones(len(canvas), np.int64)
+    if end is not None:
+        predicted[end - len(canvas.tail)] = END
     left = torch.arange(len(canvas))
     kv: dict = {}
     num_visual = plan.num_visual
@@ -114,11 +137,14 @@ def counted_flops(decoder: Decoder, plan: StepPlan) -> int:
             left = left[num_dropped:]
             canvas.keep_prompt(np.arange(canvas.prompt_len - num_dropped))
             candidates = canvas.candidates(first)
+            if steps is not None:
+                masks = len(canvas.masks())
+                steps.append(StepMasks(canvas.index, len(candidates), masks))
             _ = hidden_states[candidates - first] @ decoder.head.T
         total += counter.get_total_flops()
         canvas.transfer(
             candidates,
-            np.ones(len(candidates), np.int64),
+            predicted[candidates - len(canvas)],
             torch.rand(len(candidates), dtype=torch.float64),
             lambda positions: np.ones(len(positions), np.int64),
         )
@@ -198,6 +224,46 @@ def test_guidance_doubles_the_decoder(shape: ModelShape):
     assert twice.projections == 2 * once.projections
     assert twice.attention == 2 * once.attention
     assert (twice.head, twice.scores) == (once.head, once.scores)
+
+
+@pytest.mark.parametrize("cache", ["none", "prompt", "prefix", "dual"])
+@pytest.mark.parametrize("pruning", ["none", "rows_of_the_answer"])
+@pytest.mark.parametrize(
+    "changes", [{"confidence_threshold": 0.7}, {"end_token_id": END}], ids=str
+)
+def test_steps_that_were_seen(
+    decoder: Decoder, shape: ModelShape, cache: str, pruning: str, changes: dict
+):
+    """Which steps run, and with how many masks, is up to the answer."""
+    plan = make_plan("more_steps", pruning, cache, 3, **changes)
+    steps: list[StepMasks] = []
+    torch.manual_seed(0)
+    counted = counted_flops(decoder, plan, steps, end=3)
+    assert request_flops(shape, plan, steps=steps).total == counted
+    assert 0 < len(steps) < plan.num_steps
+    assert counted < request_flops(shape, plan).total
+
+
+@pytest.mark.parametrize("cache", ["none", "prompt", "prefix", "dual"])
+@pytest.mark.parametrize(
+    "threshold, steps_run", [(1.0, (6, 6)), (0.0, (1, 1))], ids=["one", "all"]
+)
+def test_steps_that_are_known_by_number(
+    decoder: Decoder, shape: ModelShape, cache: str, threshold: float, steps_run: tuple
+):
+    """Exact where every step of a block transfers equally many masks."""
+    plan = make_plan("more_steps", "fastv", cache, 3, confidence_threshold=threshold)
+    steps = planned_steps(plan.params, steps_run)
+    counted = counted_flops(decoder, plan)
+    assert request_flops(shape, plan, steps=steps).total == counted
+
+
+def test_fewer_steps_than_planned(shape: ModelShape):
+    """A fixed number of transfers is the same in the steps that run."""
+    plan = make_plan("more_steps", "fastv")
+    every = list(planned_steps(plan.params))
+    assert every == list(planned_steps(plan.params, (6, 6)))
+    assert every[:8] == list(planned_steps(plan.params, (6, 2)))
 
 
 def test_vision():

@@ -11,12 +11,16 @@ from vllm_lladav.denoising.attention import AttendedSequence
 from vllm_lladav.denoising.canvas import Canvas
 from vllm_lladav.denoising.logprobs import CanvasLogprobs
 from vllm_lladav.denoising.marks import PruneReport
-from vllm_lladav.denoising.plan import Span, StepPlan
+from vllm_lladav.denoising.plan import Span, StepIndex, StepPlan
 from vllm_lladav.pruning.params import PruneStage, PruningParams
 from vllm_lladav.pruning.prune_pass import Pruned, PrunePass
 
 OnPruned = Callable[[str, Pruned], None]
 """Called with a request's id and what a stage did to it."""
+
+OnStep = Callable[[str, StepIndex, int, int], None]
+"""Called before a step's transfers: with a request's id, which step of it this is, how
+many masks it may transfer, and how many are in its canvas."""
 
 
 @dataclass

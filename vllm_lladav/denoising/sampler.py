@@ -111,6 +111,7 @@ class DenoisingSampler:
         ]
         if not turns:
             return [[] for _ in step.requests], None
+        self._report_steps(turns)
         counts = [len(turn.candidates) for turn in turns]
         tokens, confidence = self._predict_rows(
             step,
@@ -135,6 +136,16 @@ class DenoisingSampler:
             strict=True,
         )
         return list(outputs), packed(logprobs)
+
+    def _report_steps(self, turns: Sequence[_Turn]) -> None:
+        """Tell an observer, if there is one."""
+        on_step = self._state.on_step
+        if on_step is None:
+            return
+        for turn in turns:
+            canvas, candidates = turn.request.canvas, turn.candidates
+            num_masks = len(canvas.masks())
+            on_step(turn.request.req_id, canvas.index, len(candidates), num_masks)
 
     def _transfer(
         self,

@@ -24,7 +24,12 @@ from vllm_lladav.denoising.attention import AttendedSequence, StepAttention
 from vllm_lladav.denoising.canvas import Canvas
 from vllm_lladav.denoising.logprobs import CanvasLogprobs
 from vllm_lladav.denoising.plan import StepPlan
-from vllm_lladav.denoising.running import DenoisingRequest, DenoisingStep, OnPruned
+from vllm_lladav.denoising.running import (
+    DenoisingRequest,
+    DenoisingStep,
+    OnPruned,
+    OnStep,
+)
 from vllm_lladav.denoising.sampler import DenoisingSampler
 from vllm_lladav.model import decoder
 from vllm_lladav.pruning.prune_pass import AttentionInputs, PrunePass
@@ -59,6 +64,7 @@ class DenoisingState(ModelState):
         self._attention: StepAttention | None = None
         self._block_size = 0
         self.on_pruned: OnPruned | None = None
+        self.on_step: OnStep | None = None
 
     def custom_sampler(self, sampler: Any) -> tuple[Any, Any]:
         return DenoisingSampler(self), None

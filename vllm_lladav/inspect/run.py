@@ -34,7 +34,7 @@ _IN_PROCESS = {
 
 
 def start_engine(model: str | Path, **options: Any) -> "LLM":
-    """An engine for :func:`inspect_pruning`, for one request at a time.
+    """An engine whose requests can be observed; by default for one at a time.
 
     Args:
         model: name, directory or alias (``lladav``, ``lladav-tiny``).
@@ -175,7 +175,7 @@ def _inspect(
 @contextmanager
 def _observed(llm: "LLM") -> Iterator[list["Pruned"]]:
     """What the stages of the one request that runs meanwhile do, in order."""
-    state = _denoising_state(llm)
+    state = denoising_state(llm)
     if llm.llm_engine.has_unfinished_requests():
         raise ValueError("the engine must be idle to inspect a request")
     stages: list[Pruned] = []
@@ -190,14 +190,18 @@ def _observed(llm: "LLM") -> Iterator[list["Pruned"]]:
         state.on_pruned = before
 
 
-def _denoising_state(llm: "LLM") -> Any:
-    """The worker's state of an engine in this process."""
+def denoising_state(llm: "LLM") -> Any:
+    """The worker's state of an engine in this process, to be observed.
+
+    Raises:
+        ValueError: if the worker is in another process.
+    """
     try:
         core: Any = llm.llm_engine.engine_core.engine_core  # type: ignore[attr-defined]
         worker = core.model_executor.driver_worker.worker
     except AttributeError:
         raise ValueError(
-            "pruning can be inspected in an engine with one worker in this process "
+            "requests can be observed in an engine with one worker in this process "
             "only (VLLM_ENABLE_V1_MULTIPROCESSING=0)"
         ) from None
     return worker.model_runner.model_state
