@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from vllm_lladav import __version__
+from vllm_lladav.eval import cli as eval_cli
 from vllm_lladav.inspect import cli as inspect_cli
 
 
@@ -17,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     inspect_cli.add_parser(subparsers)
+    eval_cli.add_parser(subparsers)
     args = parser.parse_args(argv)
     exit_code: int = args.run(args)
     return exit_code
