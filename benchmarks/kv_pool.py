@@ -38,7 +38,7 @@ import numpy as np
 import requests
 from PIL import Image
 
-MODEL = "lladav-tiny"
+MODEL = "lladav-random"
 IMAGE_SIZE = (384, 384)
 QUESTION = "Please describe the image in detail."
 KV_BLOCK = 128  # Tokens per block on CPUs.

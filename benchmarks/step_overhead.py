@@ -95,7 +95,7 @@ def measure(llm: Any, num_requests: int, gen_length: int, repeats: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="lladav-tiny")
+    parser.add_argument("--model", default="lladav-random")
     parser.add_argument("--requests", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--gen-length", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=7)

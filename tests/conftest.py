@@ -18,7 +18,7 @@ from vllm_lladav.tiny.checkpoint import write_checkpoint
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint that the golden cases were recorded on."""
-    directory = tmp_path_factory.mktemp("checkpoint") / "lladav-tiny"
+    directory = tmp_path_factory.mktemp("checkpoint") / "lladav-random"
     write_checkpoint(directory)
     return directory
 

@@ -6,23 +6,33 @@ from argparse import SUPPRESS, Namespace
 from dataclasses import fields
 from typing import Any
 
-from vllm_lladav.config import ADDITIONAL_CONFIG_KEY, PLUGINS, ServerConfig
+from vllm_lladav.config import (
+    ADDITIONAL_CONFIG_KEY,
+    DENOISING_PRESETS,
+    PLUGINS,
+    ServerConfig,
+)
 from vllm_lladav.denoising.params import CACHES, REMASKING
 from vllm_lladav.pruning.params import POLICIES, POSITIONS, QUERIES
 
 OFFICIAL_CHECKPOINT = "GSAI-ML/LLaDA-V"
 MODEL_ENV = "VLLM_LLADAV_MODEL"
-MODEL_ALIASES = ("lladav", "lladav-tiny")
+MODEL_ALIASES = ("lladav", "lladav-tiny", "lladav-random")
 
 
 def resolve_alias(alias: str) -> str:
     """Model name or directory that an alias stands for.
 
     ``lladav`` is the directory in ``VLLM_LLADAV_MODEL`` or the official
-    checkpoint on the hub; ``lladav-tiny`` is a small random checkpoint in the
-    official format, written to the cache directory on first use.
+    checkpoint on the hub; ``lladav-tiny`` is the small trained checkpoint that comes
+    with this package; ``lladav-random`` is one of random weights with the official
+    vocabulary, written to the cache directory on first use.
     """
     if alias == "lladav-tiny":
+        from vllm_lladav.tiny import TRAINED
+
+        return str(TRAINED)
+    if alias == "lladav-random":
         from vllm_lladav.tiny import ensure_checkpoint
 
         return str(ensure_checkpoint())
@@ -48,6 +58,13 @@ def add_arguments(parser: Any) -> None:
         )
 
     add("plugin", "What the engine does beyond exact denoising.", choices=PLUGINS)
+    add(
+        "denoising",
+        "Preset of --cache, --refresh-interval, --confidence-* and --block-length, "
+        "each of which can still be set: exact computes what the official code "
+        "computes; fast is dual cache and confidence decoding.",
+        choices=tuple(DENOISING_PRESETS),
+    )
     add(
         "gen_length",
         "Canvas length, in tokens, of a request without max_tokens or gen_length.",

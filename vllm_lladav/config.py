@@ -7,7 +7,7 @@ and are read there through :meth:`ServerConfig.of`.
 """
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from vllm_lladav.denoising.params import CACHES, REMASKING
@@ -20,6 +20,18 @@ ADDITIONAL_CONFIG_KEY = "lladav"
 PLUGINS = ("none", "pruning")
 DEFAULT_PRUNE_RATE = 0.5
 
+DENOISING_PRESETS: dict[str, dict[str, Any]] = {
+    "exact": {"cache": "none", "confidence_threshold": 0.0, "confidence_factor": 0.0},
+    "fast": {
+        "block_length": 32,
+        "cache": "dual",
+        "refresh_interval": 25,
+        "confidence_threshold": 0.9,
+        "confidence_factor": 0.0,
+    },
+}
+"""Options under one name (``docs/modes.md`` has what ``fast`` was chosen by)."""
+
 
 @dataclass(frozen=True)
 class ServerConfig:
@@ -27,6 +39,8 @@ class ServerConfig:
 
     Attributes:
         plugin: ``none`` or ``pruning``.
+        denoising: which of the presets :meth:`from_values` takes options from that
+            are not set themselves.
         gen_length: canvas length of a request that asks for no length.
         block_length: largest block length of a request that sets none.
         tokens_per_step: canvas positions per denoising step of a request that
@@ -56,6 +70,7 @@ class ServerConfig:
     """
 
     plugin: str = "none"
+    denoising: str = "exact"
     gen_length: int = 128
     block_length: int = 128
     tokens_per_step: int = 1
@@ -77,6 +92,7 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         _require_one_of("plugin", self.plugin, PLUGINS)
+        _require_one_of("denoising", self.denoising, tuple(DENOISING_PRESETS))
         _require_one_of("remasking", self.remasking, REMASKING)
         _require_one_of("cache", self.cache, CACHES)
         for name in (
@@ -170,7 +186,12 @@ class ServerConfig:
                 f'unknown option in additional_config["{ADDITIONAL_CONFIG_KEY}"]: '
                 f"{', '.join(unknown)}; known are {', '.join(sorted(known))}"
             )
-        return cls(**values)
+        preset = DENOISING_PRESETS.get(values.get("denoising", "exact"), {})
+        return cls(**{**preset, **values})
+
+    def with_preset(self, name: str) -> Self:
+        """The same with another preset, one of ``DENOISING_PRESETS``."""
+        return replace(self, denoising=name, **DENOISING_PRESETS[name])
 
     @classmethod
     def of(cls, vllm_config: "VllmConfig") -> Self:

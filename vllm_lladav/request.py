@@ -16,7 +16,7 @@ import numpy as np
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
-from vllm_lladav.config import ServerConfig
+from vllm_lladav.config import DENOISING_PRESETS, ServerConfig
 from vllm_lladav.denoising.params import CACHES, REMASKING, DenoisingParams
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.pruning.request import PRUNING_ARGS, resolve_pruning
@@ -29,6 +29,7 @@ STOPS_KEY = "lladav_stops"
 """Where the client's ``stop`` and ``stop_token_ids`` travel, for ``stop_reason``."""
 
 DENOISING_ARGS = (
+    "denoising",
     "gen_length",
     "block_length",
     "steps",
@@ -158,6 +159,9 @@ def resolve(
     """
     args = RequestArgs(params.extra_args or {})
     args.refuse_unknown(REQUEST_ARGS)
+    preset = args.one_of("denoising", tuple(DENOISING_PRESETS), server.denoising)
+    if "denoising" in args:
+        server = server.with_preset(preset)
     suffix = _encode(tokenizer, args.string("generation_suffix", ""))
     lengths = _resolve_lengths(args, params.max_tokens, server)
     remasking = args.one_of("remasking", REMASKING, server.remasking)

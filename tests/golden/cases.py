@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recorded results of the official LLaDA-V code on the ``lladav-tiny`` checkpoint.
+"""Recorded results of the official LLaDA-V code on the ``lladav-random`` checkpoint.
 
 All of it was computed in float32 on a CPU. The pruned cases run the official layers
 with FastV pruning on top. Files:

@@ -23,6 +23,7 @@ def test_help_lists_the_flags_in_their_own_group() -> None:
     flags = re.findall(r"^  (--[a-z-]+)", text, re.MULTILINE)
     assert set(flags) == {
         "--plugin",
+        "--denoising",
         "--gen-length",
         "--block-length",
         "--tokens-per-step",

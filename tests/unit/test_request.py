@@ -619,6 +619,18 @@ def test_cache_and_confidence():
     assert not params.is_confident
 
 
+def test_presets():
+    """A preset in a request takes the place of the server's options; what else the
+    request says goes before."""
+    fast = ServerConfig.from_values({"denoising": "fast"})
+    params, _ = resolved(server=fast)
+    assert (params.cache, params.confidence_threshold) == ("dual", 0.9)
+    params, _ = resolved({"denoising": "exact"}, server=fast)
+    assert (params.cache, params.is_confident) == ("none", False)
+    params, _ = resolved({"denoising": "fast", "cache": "prefix"})
+    assert (params.cache, params.confidence_threshold) == ("prefix", 0.9)
+
+
 def test_guidance():
     params, _ = resolved(server=ServerConfig(cfg_scale=0.5))
     assert (params.cfg_scale, params.num_sequences) == (0.5, 2)
@@ -656,6 +668,7 @@ def test_masks_in_the_prompt_rule_a_cache_out():
         ({"refresh_interval": 0}, ["refresh_interval", "at least 1", "0"]),
         ({"confidence_threshold": 1.5}, ["confidence_threshold", "to 1", "1.5"]),
         ({"confidence_threshold": math.nan}, ["confidence_threshold", "finite"]),
+        ({"denoising": "slow"}, ["denoising", "exact, fast", "'slow'"]),
         ({"cfg_scale": -0.1}, ["cfg_scale", "at least 0", "-0.1"]),
         ({"cfg_scale": math.inf}, ["cfg_scale", "finite"]),
         ({"confidence_factor": -1}, ["confidence_factor", "at least 0", "-1"]),

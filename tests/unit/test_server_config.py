@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Server options: defaults, validation, flags, and model aliases."""
 
+import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,6 +53,7 @@ def test_defaults_are_those_of_the_official_demo():
         ({"refresh_interval": 0}, ["refresh_interval", "at least 1", "0"]),
         ({"confidence_threshold": 2}, ["confidence_threshold", "to 1", "2"]),
         ({"confidence_factor": -1.0}, ["confidence_factor", "-1.0"]),
+        ({"denoising": "best"}, ["denoising", "exact, fast", "'best'"]),
         ({"cfg_scale": -0.5}, ["cfg_scale", "at least 0", "-0.5"]),
         ({"prune_rate": 0.3}, ["prune_rate", "--plugin pruning", "0.3"]),
         (prune(rate=1), ["prune_rate", "at least 0", "below 1", "1"]),
@@ -204,15 +206,31 @@ def test_empty_variable_means_not_set(monkeypatch: pytest.MonkeyPatch):
     assert cli.resolve_alias("lladav") == "GSAI-ML/LLaDA-V"
 
 
-def test_tiny_alias_writes_a_checkpoint(
+def test_random_alias_writes_a_checkpoint(
     monkeypatch: pytest.MonkeyPatch, tmp_path, tiny_checkpoint
 ):
     """The same bytes as the checkpoint of the goldens, whatever the other alias is."""
     monkeypatch.setenv("VLLM_LLADAV_MODEL", "elsewhere")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
-    directory = Path(cli.resolve_alias("lladav-tiny"))
+    directory = Path(cli.resolve_alias("lladav-random"))
     assert directory.is_relative_to(tmp_path)
     digests = [content_digest(file_digests(d)) for d in (directory, tiny_checkpoint)]
     assert digests[0] == digests[1]
-    assert cli.resolve_alias("lladav-tiny") == str(directory)
+    assert cli.resolve_alias("lladav-random") == str(directory)
+
+
+def test_a_preset_gives_way_to_options():
+    fast = ServerConfig.from_values({"denoising": "fast", "refresh_interval": 3})
+    assert (fast.cache, fast.refresh_interval) == ("dual", 3)
+    assert fast.confidence_threshold > 0
+    assert ServerConfig.from_values(fast.to_values()) == fast
+    exact = ServerConfig.from_values({"cache": "prompt"})
+    assert (exact.denoising, exact.cache) == ("exact", "prompt")
+
+
+def test_tiny_alias_is_in_the_package():
+    directory = Path(cli.resolve_alias("lladav-tiny"))
+    config = json.loads((directory / "config.json").read_text())
+    assert config["architectures"] == ["LlavaLLaDAModelLM"]
+    assert (directory / "model.safetensors").is_file()

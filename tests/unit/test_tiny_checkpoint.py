@@ -140,7 +140,7 @@ class TestEnsureCheckpoint:
     def test_writes_once(self) -> None:
         path = ensure_checkpoint()
         assert path == ensure_checkpoint()
-        assert path == self.parent / f"lladav-tiny-{cache.CONTENT_VERSION}"
+        assert path == self.parent / f"lladav-random-{cache.CONTENT_VERSION}"
         assert os.listdir(path) == ["config.json"]
         assert list(self.parent.iterdir()) == [path]
         assert len(self.written) == 1

@@ -47,8 +47,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--model",
         default="lladav-tiny",
-        help="name, directory, or alias: lladav, lladav-tiny (default: %(default)s, "
-        "a small checkpoint of random weights)",
+        help="name, directory, or alias: lladav, lladav-tiny, lladav-random (default: "
+        "%(default)s, a small checkpoint trained on drawn pictures)",
     )
     parser.add_argument(
         "--image-mode",

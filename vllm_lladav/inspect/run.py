@@ -37,7 +37,7 @@ def start_engine(model: str | Path, **options: Any) -> "LLM":
     """An engine whose requests can be observed; by default for one at a time.
 
     Args:
-        model: name, directory or alias (``lladav``, ``lladav-tiny``).
+        model: name, directory or alias (``lladav``, ``lladav-tiny``, ...).
         options: of ``vllm.LLM``, over the ones that are set here.
     """
     with _environment(_IN_PROCESS):

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``lladav-tiny``: a small random-weight checkpoint laid out like LLaDA-V's.
+"""Small checkpoints in the format of LLaDA-V's.
 
-It has the official checkpoint's configuration, tensor names, vocabulary and special
-tokens at a fraction of its size, and its files are the same bytes on every machine.
-``python -m vllm_lladav.tiny OUT`` writes one.
+``lladav-tiny`` is trained (``examples/tiny``) and comes with the package.
+``lladav-random`` has random weights, the official vocabulary and special tokens, and
+its files are the same bytes on every machine; ``python -m vllm_lladav.tiny OUT`` writes
+one.
 """
+
+from pathlib import Path
 
 from vllm_lladav.tiny.cache import ensure_checkpoint
 
-__all__ = ["ensure_checkpoint"]
+TRAINED = Path(__file__).parent / "trained"
+"""Directory of ``lladav-tiny``."""
+
+__all__ = ["TRAINED", "ensure_checkpoint"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The default checkpoint in the user's cache directory."""
+"""The random checkpoint in the user's cache directory."""
 
 import os
 import tempfile
@@ -13,13 +13,13 @@ Part of the directory's name, so that a change of the content gets a new directo
 
 
 def ensure_checkpoint() -> Path:
-    """Return the directory of the default checkpoint; write it on the first call.
+    """Return the directory of the random checkpoint; write it on the first call.
 
     The directory appears by renaming a finished one: it is complete whenever it
     exists, and of several processes that write at the same time the first one wins.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    target = cache / "vllm-lladav" / f"lladav-tiny-{CONTENT_VERSION}"
+    target = cache / "vllm-lladav" / f"lladav-random-{CONTENT_VERSION}"
     if target.is_dir():
         return target
 
