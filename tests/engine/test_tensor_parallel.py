@@ -87,7 +87,7 @@ def test_tensor_parallel_goldens(tiny_checkpoint: Path, engine, golden_cases):
     random = {name for name in tokens if name.startswith("random/")}
     assert len(random) == 3
     greedy = {name: tuple(tokens[name]) for name in tokens.keys() - random}
-    assert len(greedy) == 17 and set(IMAGE_CASES) < set(greedy)
+    assert len(greedy) == 18 and {*IMAGE_CASES, "text_cfg"} < set(greedy)
     assert greedy == {name: golden_cases[name].output_ids for name in greedy}
     for name in random:
         case = golden_cases[name.removeprefix("random/")]
