@@ -186,8 +186,9 @@ class ServerConfig:
                 f'unknown option in additional_config["{ADDITIONAL_CONFIG_KEY}"]: '
                 f"{', '.join(unknown)}; known are {', '.join(sorted(known))}"
             )
-        preset = DENOISING_PRESETS.get(values.get("denoising", "exact"), {})
-        return cls(**{**preset, **values})
+        preset = values.get("denoising", cls.denoising)
+        _require_one_of("denoising", preset, tuple(DENOISING_PRESETS))
+        return cls(**{**DENOISING_PRESETS[preset], **values})
 
     def with_preset(self, name: str) -> Self:
         """The same with another preset, one of ``DENOISING_PRESETS``."""

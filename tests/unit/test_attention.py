@@ -38,7 +38,7 @@ def test_slots_are_where_the_block_table_says(sequences: list[AttendedSequence])
         return {"layer": arguments}
 
     inputs = StepAttention(build, table, BLOCK).inputs(sequences)
-    assert inputs.metadata["layer"]["slot_mappings"][0] is not None
+    assert torch.equal(built["slot_mappings"][0], inputs.slot_mapping)
     (rows,) = built["block_tables"]
     starts = built["query_start_loc_cpu"].tolist()
     slots = inputs.slot_mapping.tolist()

@@ -54,6 +54,7 @@ def test_defaults_are_those_of_the_official_demo():
         ({"confidence_threshold": 2}, ["confidence_threshold", "to 1", "2"]),
         ({"confidence_factor": -1.0}, ["confidence_factor", "-1.0"]),
         ({"denoising": "best"}, ["denoising", "exact, fast", "'best'"]),
+        ({"denoising": ["fast"]}, ["denoising", "exact, fast", "['fast']"]),
         ({"cfg_scale": -0.5}, ["cfg_scale", "at least 0", "-0.5"]),
         ({"prune_rate": 0.3}, ["prune_rate", "--plugin pruning", "0.3"]),
         (prune(rate=1), ["prune_rate", "at least 0", "below 1", "1"]),

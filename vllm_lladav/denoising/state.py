@@ -2,7 +2,7 @@
 """What a worker keeps of the running requests, and the inputs of each step."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -268,7 +268,7 @@ class DenoisingState(ModelState):
         rows = torch.from_numpy(positions).to(self.device)
         request.prompt_embeds[rows] = self._embed(request.canvas.token_ids[positions])
 
-    @cached_property
+    @property
     def _mask_embed(self) -> torch.Tensor:
         """``[1, hidden]``."""
         return self._embed(np.array([self._mask_token_id]))
