@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.models.llama import LlamaModel
+from vllm.platforms import current_platform
 
 from vllm_lladav.model.config import LladavConfig
 
@@ -57,6 +58,14 @@ def attentions(decoder: LlamaModel) -> list[Attention]:
     """Attention of every layer, in order."""
     layers: list[Any] = list(decoder.layers)
     return [layer.self_attn.attn for layer in layers]
+
+
+def use_fast_attention(decoder: LlamaModel) -> None:
+    """Choose what vLLM's attention layers, just built, attend with."""
+    if current_platform.is_cpu():
+        from vllm_lladav.model.cpu_attention import attend_split
+
+        attend_split(attentions(decoder))
 
 
 def forward_pruning(

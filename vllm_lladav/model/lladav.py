@@ -60,6 +60,7 @@ class LlavaLLaDAModelLM(nn.Module, SupportsMultiModal):
                 vllm_config=vllm_config.with_hf_config(cut),
                 prefix=maybe_prefix(prefix, "model"),
             )
+            decoder.use_fast_attention(self.model)
             self.lm_head = ParallelLMHead(
                 self.vocab_size,
                 config.hidden_size,
