@@ -6,7 +6,8 @@ How: wraps ``EngineArgs.add_cli_args`` (our argument group), ``from_cli_args``
 (its values go into ``additional_config["lladav"]``), ``create_engine_config``
 and ``arg_utils.get_model_path`` (aliases; the served name stays the alias).
 ``create_engine_config`` is also where chunked prefill and prefix caching, on by
-default in vLLM, can still be told from what the user asked for.
+default in vLLM, can still be told from what the user asked for, and where the dtype
+``auto`` becomes float32 on CPUs that are slow at any other.
 Affects: other models see the flags in ``--help`` and nothing else.
 Can go: when vLLM lets plugins add argument groups.
 """
@@ -18,8 +19,10 @@ from typing import Any
 def apply() -> None:
     from vllm.engine import arg_utils
     from vllm.engine.arg_utils import EngineArgs
+    from vllm.platforms import current_platform
 
     from vllm_lladav import cli
+    from vllm_lladav.engine.cpu_dtype import computes_bfloat16
     from vllm_lladav.model.config import ARCHITECTURE
 
     if hasattr(EngineArgs.create_engine_config, "lladav"):
@@ -51,6 +54,13 @@ def apply() -> None:
             if self.tokenizer == self.model:
                 self.tokenizer = None
             self.model = cli.resolve_alias(self.model)
+        if (
+            self.dtype == "auto"
+            and current_platform.is_cpu()
+            and not computes_bfloat16()
+            and self.create_model_config().architecture == ARCHITECTURE
+        ):
+            self.dtype = "float32"
         asked_for = {
             "--enable-chunked-prefill": self.enable_chunked_prefill,
             "--enable-prefix-caching": self.enable_prefix_caching,

@@ -117,6 +117,13 @@ def add_arguments(parser: Any) -> None:
         type=float,
     )
     add(
+        "full_step_tokens",
+        "Most tokens of first and refreshing steps in an iteration that also runs "
+        "cached steps, which would wait for them; one such step always fits. 0 is no "
+        "limit.",
+        type=int,
+    )
+    add(
         "prune_rate",
         "With --plugin pruning: share of the visual tokens that is dropped in the "
         "first denoising step; 0 is off.",

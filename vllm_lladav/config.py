@@ -54,6 +54,8 @@ class ServerConfig:
             the current block, or ``dual``, everything outside of it.
         refresh_interval: with a cache, every so many steps compute everything.
         cfg_scale: of a request that sets none; 0 is off.
+        full_step_tokens: most tokens of full steps in an iteration that has cached
+            steps too; 0 is no limit.
         prune_rate: share of the visual tokens that is dropped; 0 is off.
         prune_layer: decoder layer, counted from 1, after which they are dropped in
             the first step; None for half the depth, rounded up.
@@ -81,6 +83,7 @@ class ServerConfig:
     cache: str = "none"
     refresh_interval: int = 25
     cfg_scale: float = 0.0
+    full_step_tokens: int = 2048
     prune_rate: float = DEFAULT_PRUNE_RATE
     prune_layer: int | None = None
     prune_stages: str | None = None
@@ -100,6 +103,7 @@ class ServerConfig:
             "refresh_interval",
         ):
             _require_integer(name, getattr(self, name), least=1)
+        _require_integer("full_step_tokens", self.full_step_tokens, least=0)
         if self.gen_length > self.max_gen_length:
             raise ValueError(
                 f"gen_length ({self.gen_length}) must not exceed "

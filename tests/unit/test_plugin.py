@@ -3,11 +3,13 @@
 
 import inspect
 import json
+import platform
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from vllm import ModelRegistry, envs
 from vllm.config import ModelConfig, VllmConfig
 from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
@@ -173,6 +175,30 @@ def test_unsupported_options_are_refused_at_start(
             model=str(tiny_checkpoint), **OPTIONS, **options
         ).create_engine_config()
     assert words in str(error.value)
+
+
+@pytest.mark.skipif(not current_platform.is_cpu(), reason="about CPUs")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="vLLM decides")
+@pytest.mark.parametrize(
+    ("has_products", "asked_for", "expected"),
+    [
+        (False, "auto", torch.float32),
+        (True, "auto", torch.bfloat16),
+        (False, "bfloat16", torch.bfloat16),
+    ],
+)
+def test_dtype_is_one_that_the_cpu_computes(
+    monkeypatch: pytest.MonkeyPatch,
+    has_products: bool,
+    asked_for: Any,
+    expected: torch.dtype,
+):
+    """`lladav-tiny` is stored in bfloat16. What the user names is left alone."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_products)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    options = {**OPTIONS, "dtype": asked_for}
+    config = EngineArgs(model="lladav-tiny", **options).create_engine_config()
+    assert config.model_config.dtype == expected
 
 
 # ----------------------------------------------------------------- other models

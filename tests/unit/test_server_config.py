@@ -56,6 +56,7 @@ def test_defaults_are_those_of_the_official_demo():
         ({"denoising": "best"}, ["denoising", "exact, fast", "'best'"]),
         ({"denoising": ["fast"]}, ["denoising", "exact, fast", "['fast']"]),
         ({"cfg_scale": -0.5}, ["cfg_scale", "at least 0", "-0.5"]),
+        ({"full_step_tokens": -1}, ["full_step_tokens", "at least 0", "-1"]),
         ({"prune_rate": 0.3}, ["prune_rate", "--plugin pruning", "0.3"]),
         (prune(rate=1), ["prune_rate", "at least 0", "below 1", "1"]),
         (prune(rate=-0.1), ["prune_rate", "-0.1"]),

@@ -24,6 +24,7 @@ class Progress:
         num_blocks_returned: KV blocks freed by pruning.
         awaits_report: what the next step computes is known only when the output
             of the last one is back.
+        waits_since: the scheduler's iteration in which it last ran, or came.
     """
 
     plan: StepPlan
@@ -35,10 +36,16 @@ class Progress:
     num_done: int = 0
     num_blocks_returned: int = 0
     awaits_report: bool = False
+    waits_since: int = 0
 
     @classmethod
-    def start(cls, plan: StepPlan) -> "Progress":
-        return cls(plan, num_dispatched=0, num_visual=plan.num_visual)
+    def start(cls, plan: StepPlan, iteration: int) -> "Progress":
+        return cls(
+            plan,
+            num_dispatched=0,
+            num_visual=plan.num_visual,
+            waits_since=iteration,
+        )
 
     def num_held_slots(self, block_size: int) -> int:
         """KV slots up to the last one that the request uses."""
@@ -52,10 +59,16 @@ class Progress:
     @property
     def computed(self) -> Span:
         """Positions that the next step computes."""
-        index = StepIndex(
-            self.num_dispatched, self.block, self.step_in_block, self.stop
-        )
-        return self.plan.computed(index, self.num_visual)
+        return self.plan.computed(self._index, self.num_visual)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next step computes everything."""
+        return self.plan.is_full(self._index)
+
+    @property
+    def _index(self) -> StepIndex:
+        return StepIndex(self.num_dispatched, self.block, self.step_in_block, self.stop)
 
     def follow(self, block: int, stop: int | None) -> None:
         """The worker says which block the next step works on, and where the answer

@@ -8,6 +8,10 @@ of tokens that a step prunes go back to the pool when that step is dispatched. R
 are admitted strictly in the order of vLLM's queue (arrival, or priority): the
 first one that does not fit holds back those behind it, which is what keeps
 large requests from starving.
+
+A full step takes as long as many cached ones. Where requests with cached steps run, the
+full steps of an iteration are therefore limited (``full_step_tokens``) and take turns,
+those of running requests and first ones alike.
 """
 
 import time
@@ -27,9 +31,11 @@ from vllm.v1.engine import (
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
+from vllm_lladav.config import ServerConfig
 from vllm_lladav.denoising.canvas import FinishMark
 from vllm_lladav.denoising.marks import PruneReport, StepReport
 from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.engine.batch import Batch
 from vllm_lladav.engine.kv_blocks import shrink
 from vllm_lladav.engine.metrics import DenoisingStats
 from vllm_lladav.engine.progress import Progress
@@ -48,6 +54,7 @@ class DenoisingScheduler(Scheduler):
         self.num_sampled_tokens_per_step = 0
         self._progress: dict[str, Progress] = {}
         self._finish_marks: dict[str, int] = {}
+        self._full_step_tokens = ServerConfig.of(self.vllm_config).full_step_tokens
         self._stats = DenoisingStats.empty()
         self._dispatch_times: deque[float] = deque()
 
@@ -56,7 +63,7 @@ class DenoisingScheduler(Scheduler):
         params = denoising_params(request.sampling_params)
         images = tuple(feature.mm_position.length for feature in request.mm_features)
         self._progress[request.request_id] = Progress.start(
-            StepPlan(params, request.num_prompt_tokens, images)
+            StepPlan(params, request.num_prompt_tokens, images), self.current_step
         )
         super().add_request(request)
 
@@ -77,7 +84,7 @@ class DenoisingScheduler(Scheduler):
         # before; output that is still on its way would be emitted twice.
         super()._preempt_request(request, timestamp, drop_stale_output=True)
         plan = self._progress[request.request_id].plan
-        self._progress[request.request_id] = Progress.start(plan)
+        self._progress[request.request_id] = Progress.start(plan, self.current_step)
 
     # ------------------------------------------------------------- scheduling
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
@@ -88,45 +95,89 @@ class DenoisingScheduler(Scheduler):
         """
         self.current_step += 1
         self.kv_cache_manager.new_step_starts()
-        batch = _Batch(self._token_budget(), self.max_num_encoder_input_tokens)
-        for request in self.running:
-            self._schedule_running(request, batch)
-        if self._pause_state == PauseState.UNPAUSED:
-            while self.waiting and self._admit(self.waiting.peek_request(), batch):
-                pass
+        progresses = [self._progress[r.request_id] for r in self.running]
+        has_cached = any(not progress.is_full for progress in progresses)
+        batch = Batch(
+            self._token_budget(),
+            self.max_num_encoder_input_tokens,
+            self._full_step_tokens if has_cached else 0,
+        )
+        full = []
+        for request in [request for request in self.running if self._is_ready(request)]:
+            if self._progress[request.request_id].is_full:
+                full.append(request)
+            else:
+                self._schedule_running(request, batch)
+        if batch.full_step_tokens:
+            self._schedule_in_turn(full, batch)
+        else:
+            for request in full:
+                self._schedule_running(request, batch)
+            self._admit_waiting(batch)
         output = self._make_output(batch)
         self._update_after_schedule(output)
         return output
+
+    def _schedule_in_turn(self, full: list[Request], batch: Batch) -> None:
+        """Those that have waited longest first, whether they run or come."""
+        since = {r.request_id: self._progress[r.request_id].waits_since for r in full}
+        for request in full:
+            tokens = self._progress[request.request_id].num_tokens
+            batch.reserved[request.request_id] = tokens
+        for request in sorted(full, key=lambda r: since[r.request_id]):
+            self._admit_waiting(batch, since[request.request_id])
+            # Not there if it was preempted just now.
+            if batch.reserved.pop(request.request_id, None) is not None:
+                self._schedule_running(request, batch)
+        self._admit_waiting(batch)
+
+    def _admit_waiting(self, batch: Batch, before: int | None = None) -> None:
+        """In the queue's order; those that came ``before`` an iteration, or all."""
+        while self._pause_state == PauseState.UNPAUSED and self.waiting:
+            request = self.waiting.peek_request()
+            since = self._progress[request.request_id].waits_since
+            if before is not None and since >= before:
+                return
+            if not self._admit(request, batch):
+                return
 
     def _token_budget(self) -> int:
         if self._pause_state == PauseState.PAUSED_ALL:
             return 0
         return self.max_num_scheduled_tokens
 
-    def _schedule_running(self, request: Request, batch: "_Batch") -> None:
+    def _is_ready(self, request: Request) -> bool:
+        """Whether the request's next step can be scheduled.
+
+        With asynchronous scheduling all steps may be under way already, and a
+        preempted request's old output may still be coming in.
+        """
         progress = self._progress[request.request_id]
-        # With asynchronous scheduling all steps may be under way already, and a
-        # preempted request's old output may still be coming in.
-        if (
+        return not (
             progress.exhausted
             or progress.awaits_report
             or request.num_stale_output_tokens
+        )
+
+    def _schedule_running(self, request: Request, batch: Batch) -> None:
+        progress = self._progress[request.request_id]
+        num_tokens = progress.num_tokens
+        if num_tokens > batch.token_budget or (
+            progress.is_full and not batch.allows_full_step(num_tokens)
         ):
             return
-        num_tokens = progress.num_tokens
-        if num_tokens <= batch.token_budget:
-            blocks = self.kv_cache_manager.empty_kv_cache_blocks
-            self._take(request, num_tokens, blocks, batch)
-            batch.running.append(request)
+        blocks = self.kv_cache_manager.empty_kv_cache_blocks
+        self._take(request, num_tokens, blocks, batch)
+        batch.running.append(request)
 
-    def _admit(self, request: Request, batch: "_Batch") -> bool:
+    def _admit(self, request: Request, batch: Batch) -> bool:
         """Admit the first waiting request if its whole first step fits."""
         num_tokens = self._progress[request.request_id].num_tokens
-        if request.num_stale_output_tokens:
+        if request.num_stale_output_tokens or not batch.allows_full_step(num_tokens):
             return False
         blocks = None
         if (
-            num_tokens <= batch.token_budget
+            num_tokens <= batch.unreserved_tokens
             and self._num_sequences([*self.running, request])
             <= self.max_num_active_reqs
         ):
@@ -157,7 +208,7 @@ class DenoisingScheduler(Scheduler):
         )
 
     def _allocate(
-        self, request: Request, num_tokens: int, batch: "_Batch"
+        self, request: Request, num_tokens: int, batch: Batch
     ) -> KVCacheBlocks | None:
         """Reserve KV blocks and encoder work for a first step, all or nothing."""
         request.num_computed_tokens = 0
@@ -187,7 +238,7 @@ class DenoisingScheduler(Scheduler):
         )
         return self.kv_cache_manager.get_blocks(request.request_id)
 
-    def _make_room(self, request: Request, batch: "_Batch") -> bool:
+    def _make_room(self, request: Request, batch: Batch) -> bool:
         """Preempt the least important running request for a more important one.
 
         Returns whether trying again makes sense.
@@ -203,13 +254,13 @@ class DenoisingScheduler(Scheduler):
         return True
 
     def _take(
-        self, request: Request, num_tokens: int, blocks: KVCacheBlocks, batch: "_Batch"
+        self, request: Request, num_tokens: int, blocks: KVCacheBlocks, batch: Batch
     ) -> None:
         progress = self._progress[request.request_id]
         request.num_computed_tokens = progress.computed.first
-        batch.take(request, num_tokens, blocks)
+        batch.take(request, num_tokens, blocks, progress.is_full)
 
-    def _make_output(self, batch: "_Batch") -> SchedulerOutput:
+    def _make_output(self, batch: Batch) -> SchedulerOutput:
         return SchedulerOutput(
             scheduled_new_reqs=[
                 NewRequestData.from_request(
@@ -246,6 +297,7 @@ class DenoisingScheduler(Scheduler):
             plan, step = progress.plan, progress.num_dispatched
             progress.num_dispatched += 1
             progress.step_in_block += 1
+            progress.waits_since = self.current_step
             progress.awaits_report = plan.follows_blocks
             self._stats.num_drafts += 1
             self._stats.num_draft_tokens += plan.params.gen_length
@@ -353,35 +405,6 @@ class DenoisingScheduler(Scheduler):
         if stats is not None:
             stats.spec_decoding_stats = denoising_stats
         return stats
-
-
-class _Batch:
-    """What one iteration has scheduled so far, and what budget is left."""
-
-    def __init__(self, token_budget: int, encoder_budget: int) -> None:
-        self.token_budget = token_budget
-        self.encoder_budget = encoder_budget
-        self.running: list[Request] = []
-        self.new: list[Request] = []
-        self.num_tokens: dict[str, int] = {}
-        self.blocks: dict[str, KVCacheBlocks] = {}
-        self.encoder_inputs: dict[str, list[int]] = {}
-
-    def take(self, request: Request, num_tokens: int, blocks: KVCacheBlocks) -> None:
-        self.num_tokens[request.request_id] = num_tokens
-        self.blocks[request.request_id] = blocks
-        self.token_budget -= num_tokens
-
-    def drop(self, request: Request) -> None:
-        """Take back what :meth:`take` did for a running request.
-
-        Only running requests are preempted: those admitted in this iteration
-        precede the one that needs room in the queue's order.
-        """
-        if request in self.running:
-            self.running.remove(request)
-            del self.blocks[request.request_id]
-            self.token_budget += self.num_tokens.pop(request.request_id)
 
 
 def _finish_status(
