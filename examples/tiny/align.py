@@ -43,8 +43,7 @@ class Alignment(nn.Module):
     def loss(self, batch: PatchBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the mean patch, and the share of things' patches whose colour and kind
         are the most likely ones."""
-        with torch.autocast("cpu", torch.bfloat16):
-            patches = self.mm_projector(self.tower(batch.tiles)).float()
+        patches = self.mm_projector(self.tower(batch.tiles)).float()
         words = self.embed_tokens(self.word_ids)
         cosine = F.normalize(patches, dim=-1) @ F.normalize(words, dim=-1).T
         logits = cosine * self.scale.exp() + self.bias

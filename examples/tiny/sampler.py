@@ -46,11 +46,10 @@ def answer(
             tiles = torch.stack([preprocess(asked[i][0], GEOMETRY) for i in part])
             before = torch.tensor([prompt_ids[i][0] for i in part])
             behind = torch.tensor([prompt_ids[i][1] for i in part])
-            with torch.autocast("cpu", torch.bfloat16):
-                visual = model.visual_embeddings(tiles, size)
-                canvas = denoise(
-                    model, encoder.get_vocab_size(), visual, before, behind, denoising
-                )
+            visual = model.visual_embeddings(tiles, size)
+            canvas = denoise(
+                model, encoder.get_vocab_size(), visual, before, behind, denoising
+            )
             for index, ids in zip(part, canvas.tolist(), strict=True):
                 end = ids.index(EOT_ID) if EOT_ID in ids else len(ids)
                 answers[index] = encoder.decode(ids[:end], skip_special_tokens=False)

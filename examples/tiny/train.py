@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from examples.tiny import align, batches, export, pictures, questions, tokenizer
 from examples.tiny.model import Lladav
+from examples.tiny.muon import Muon
 from examples.tiny.sampler import Denoising, answer
 
 WORD_DENOISING = Denoising(gen_length=8, block_length=8, steps=4)
@@ -52,13 +53,7 @@ class Optimiser:
             matrix = is_inner and parameter.ndim == 2
             (matrices if matrix else others).append(parameter)
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(
-                matrices,
-                lr=muon_rate,
-                weight_decay=0.02,
-                ns_steps=4,
-                adjust_lr_fn="match_rms_adamw",
-            ),
+            Muon(matrices, lr=muon_rate, weight_decay=0.02, ns_steps=4),
             torch.optim.AdamW(others, lr=adam_rate, betas=(0.9, 0.98), weight_decay=0),
         ]
         self.rates = [muon_rate, adam_rate]
@@ -82,6 +77,10 @@ class Optimiser:
             part.load_state_dict(state)
 
 
+def autocast(arguments: argparse.Namespace) -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=arguments.bfloat16)
+
+
 def losses(model: Lladav, batch: batches.Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """The objective, and how far visual tokens are from the words for what they show.
 
@@ -91,21 +90,20 @@ def losses(model: Lladav, batch: batches.Batch) -> tuple[torch.Tensor, torch.Ten
     """
     # The prompt's tail has no weight: only what follows it needs the head.
     num_canvas = int((batch.weights.amax(0) > 0).int().flip(0).cumsum(0).argmax()) + 1
-    with torch.autocast("cpu", torch.bfloat16):
-        visual = model.visual_embeddings(batch.tiles, batch.size)
-        embeds = model.embed(visual, batch.before, batch.behind)
-        outputs = model.layer_outputs(embeds)
-        weights = batch.weights[:, -num_canvas:]
-        masked = outputs[-1][:, -num_canvas:][weights > 0]
-        logits = model.lm_head(model.model.norm(masked))
-        words = torch.zeros(())
-        is_labelled = batch.labels[..., 0] != batches.NO_LABEL
-        labels = batch.labels[is_labelled]
-        first = batch.before.shape[1]
-        for layer, count in ((2, 4), (4, 5)):
-            seen = outputs[layer - 1][:, first : first + visual.shape[1]][is_labelled]
-            read = model.lm_head(model.model.norm(seen)).float().log_softmax(dim=-1)
-            words = words - read.gather(1, labels[:, :count]).mean()
+    visual = model.visual_embeddings(batch.tiles, batch.size)
+    embeds = model.embed(visual, batch.before, batch.behind)
+    outputs = model.layer_outputs(embeds)
+    weights = batch.weights[:, -num_canvas:]
+    masked = outputs[-1][:, -num_canvas:][weights > 0]
+    logits = model.lm_head(model.model.norm(masked))
+    words = torch.zeros(())
+    is_labelled = batch.labels[..., 0] != batches.NO_LABEL
+    labels = batch.labels[is_labelled]
+    first = batch.before.shape[1]
+    for layer, count in ((2, 4), (4, 5)):
+        seen = outputs[layer - 1][:, first : first + visual.shape[1]][is_labelled]
+        read = model.lm_head(model.model.norm(seen)).float().log_softmax(dim=-1)
+        words = words - read.gather(1, labels[:, :count]).mean()
     targets = batch.targets[:, -num_canvas:][weights > 0]
     each = F.cross_entropy(logits.float(), targets, reduction="none")
     return (each * weights[weights > 0]).sum() / len(batch.behind), words / 2
@@ -154,7 +152,8 @@ def train_alignment(
     steps = arguments.align_steps
     for step in tqdm(range(steps), desc="alignment", mininterval=5):
         batch = batches.make_patch_batch(48, arguments.seed, step)
-        loss, right = alignment.loss(batch)
+        with autocast(arguments):
+            loss, right = alignment.loss(batch)
         optimiser.step(loss, rate_factor(step, steps, 50, 0.4))
         if step % 20 == 0:
             log.write(stage="align", step=step, loss=float(loss), right=float(right))
@@ -222,7 +221,8 @@ def train_all(
     progress = tqdm(steps, initial=first, total=arguments.steps, mininterval=5)
     for step in progress:
         batch = next(made)
-        loss, words = losses(model, batch)
+        with autocast(arguments):
+            loss, words = losses(model, batch)
         factor = rate_factor(step, arguments.steps, 100, arguments.decay)
         norm = optimiser.step(loss + arguments.scaffold * factor * words, factor)
         samples += arguments.batch
@@ -239,7 +239,8 @@ def train_all(
                 words=float(words),
             )
         if (step + 1) % arguments.eval_every == 0 or is_last:
-            found = accuracies(model, encoder, asked)
+            with autocast(arguments):
+                found = accuracies(model, encoder, asked)
             log.write(stage="accuracy", step=step, samples=samples, **found)
             progress.write(f"{step}: {found}")
         if time.monotonic() - saved > 180 or is_last:
@@ -265,6 +266,9 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--seed", default="1")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="for CPUs with products in bfloat16"
+    )
     parser.add_argument("--align-steps", type=int, default=1500)
     parser.add_argument("--steps", type=int, default=6500)
     parser.add_argument("--decay", type=float, default=0.45, help="share of the steps")
