@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a worker keeps of the running requests, and the inputs of each step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -206,27 +206,20 @@ class DenoisingState(ModelState):
         self._attention = StepAttention(build, block_tables[0], self._block_size)
         requests = [self._requests.get(req_id) for req_id in input_batch.req_ids]
         known = [request for request in requests if request is not None]
-        if len(known) < len(requests):
-            return self._attend_warming_up(
-                build, input_batch, block_tables, slot_mappings
-            )
-        inputs = self._attention.inputs(self._sequences(known))
-        if any(request.num_sequences > 1 for request in known):
+        if len(known) == len(requests) and any(r.num_sequences > 1 for r in known):
+            inputs = self._attention.inputs(self._sequences(known))
             # The runner, which knows one sequence for each request, has handed out
             # views of this buffer.
             slot_mappings[0, : len(inputs.slot_mapping)] = inputs.slot_mapping
-        return inputs.metadata
-
-    def _attend_warming_up(
-        self,
-        build: Callable[..., dict[str, Any]],
-        input_batch: InputBatch,
-        block_tables: tuple[torch.Tensor, ...],
-        slot_mappings: torch.Tensor,
-    ) -> dict[str, Any]:
-        """For a batch of vLLM's own requests, which have no canvas."""
+            return inputs.metadata
+        if len(known) == len(requests):
+            lengths = np.array([len(request.canvas) for request in known], np.int32)
+            seq_lens_cpu = torch.from_numpy(lengths)
+            seq_lens = async_tensor_h2d(lengths, device=self.device)
+        else:  # vLLM's own warm-up requests, which have no canvas.
+            seq_lens_cpu = input_batch.seq_lens_cpu_upper_bound
+            seq_lens = input_batch.seq_lens
         num_reqs = input_batch.num_reqs
-        seq_lens = input_batch.seq_lens_cpu_upper_bound
         starts = input_batch.query_start_loc_np[: num_reqs + 1]
         return build(
             num_reqs=num_reqs,
@@ -234,11 +227,11 @@ class DenoisingState(ModelState):
             query_start_loc_gpu=input_batch.query_start_loc[: num_reqs + 1],
             query_start_loc_cpu=torch.from_numpy(starts),
             max_query_len=int(input_batch.num_scheduled_tokens.max()),
-            seq_lens=input_batch.seq_lens,
-            max_seq_len=int(seq_lens[:num_reqs].max()),
+            seq_lens=seq_lens,
+            max_seq_len=int(seq_lens_cpu[:num_reqs].max()),
             block_tables=block_tables,
             slot_mappings=slot_mappings,
-            seq_lens_cpu_upper_bound=seq_lens,
+            seq_lens_cpu_upper_bound=seq_lens_cpu,
             positions=input_batch.positions,
         )
 
