@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from vllm_lladav import __version__
+from vllm_lladav.capacity import cli as capacity_cli
 from vllm_lladav.eval import cli as eval_cli
 from vllm_lladav.inspect import cli as inspect_cli
 
@@ -19,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     inspect_cli.add_parser(subparsers)
     eval_cli.add_parser(subparsers)
+    capacity_cli.add_parser(subparsers)
     args = parser.parse_args(argv)
     exit_code: int = args.run(args)
     return exit_code
