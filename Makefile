@@ -18,7 +18,7 @@ FINGERPRINT := $(firstword $(shell { pwd; cat $(SETUP_INPUTS); } | cksum))
 STAMP := $(VENV)/.setup-$(FINGERPRINT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint clean
+.PHONY: help setup serve test bench lint clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ serve: $(STAMP) ## Serve MODEL on PORT; further flags in ARGS
 
 test: $(STAMP) ## Run the tests; further flags in PYTEST_ARGS
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
+
+bench: $(STAMP) ## Run the quick benchmarks and write results/bench/report.md
+	$(VENV)/bin/python benchmarks/quick.py --results results/bench
 
 lint: $(STAMP) ## Check style, formatting and types
 	$(VENV)/bin/ruff check .

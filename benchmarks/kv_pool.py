@@ -15,21 +15,11 @@ small pool clearly fewer than ``N u / p``, in a large one nearly as many.
 """
 
 import argparse
-import base64
 import io
 import json
-import os
-import signal
-import socket
 import statistics
-import subprocess
-import sys
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,13 +27,12 @@ from typing import Any
 import numpy as np
 import requests
 from PIL import Image
+from server import CHAT, Sampler, Server, chat_body, serve
 
 MODEL = "lladav-random"
 IMAGE_SIZE = (384, 384)
 QUESTION = "Please describe the image in detail."
 KV_BLOCK = 128  # Tokens per block on CPUs.
-START_SECONDS = 240
-STOP_SECONDS = 30
 REQUEST_SECONDS = 600
 TARGET = 0.9
 
@@ -56,73 +45,6 @@ def block_bytes() -> int:
     return size.num_layers * 2 * size.hidden_size * 4 * KV_BLOCK
 
 
-@contextmanager
-def server(flags: list[str], log: Path) -> Iterator[str]:
-    """The URL of ``vllm serve`` with these flags."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    command = [str(Path(sys.executable).with_name("vllm")), "serve", "--model", MODEL]
-    command += ["--host", "127.0.0.1", "--port", str(port), *flags]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command,
-            env={"HF_HUB_OFFLINE": "1", **os.environ},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not is_healthy(url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                tail = log.read_text(errors="replace")[-4000:]
-                raise RuntimeError(f"the server did not start:\n{tail}")
-            time.sleep(0.5)
-        yield url
-    finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_SECONDS)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def is_healthy(url: str) -> bool:
-    try:
-        return requests.get(f"{url}/health", timeout=10).status_code == 200
-    except requests.ConnectionError:
-        return False
-
-
-def read_metrics(url: str) -> Counter:
-    """Samples of vLLM and of the plugin by name, summed over labels."""
-    values: Counter = Counter()
-    for line in requests.get(f"{url}/metrics", timeout=10).text.splitlines():
-        if line.startswith(("vllm:", "lladav:")):
-            name, _, value = line.rpartition(" ")
-            values[name.partition("{")[0]] += float(value)
-    return values
-
-
-class Sampler(threading.Thread):
-    """Reads the number of running and waiting requests every ``interval`` seconds."""
-
-    def __init__(self, url: str, interval: float) -> None:
-        super().__init__(daemon=True)
-        self.url, self.interval = url, interval
-        self.samples: list[tuple[int, int]] = []  # (running, waiting)
-        self.done = threading.Event()
-
-    def run(self) -> None:
-        while not self.done.wait(self.interval):
-            values = read_metrics(self.url)
-            running = int(values["vllm:num_requests_running"])
-            self.samples.append((running, int(values["vllm:num_requests_waiting"])))
-
-
 def ask(url: str, number: int, args: argparse.Namespace, **xargs: Any) -> dict:
     """One request with an image of its own. Returns its usage and report."""
     width, height = IMAGE_SIZE
@@ -130,33 +52,16 @@ def ask(url: str, number: int, args: argparse.Namespace, **xargs: Any) -> dict:
     noise = rng.integers(256, size=(height, width, 3), dtype=np.uint8)
     png = io.BytesIO()
     Image.fromarray(noise).save(png, "PNG")
-    data = base64.b64encode(png.getvalue()).decode()
-    body: dict[str, Any] = {
-        "model": MODEL,
-        "messages": [
-            {
-                "role": "user",
-                "content": [
-                    {
-                        "type": "image_url",
-                        "image_url": {"url": f"data:image/png;base64,{data}"},
-                    },
-                    {"type": "text", "text": QUESTION},
-                ],
-            }
-        ],
-        "max_tokens": args.gen_length,
-        "temperature": 0,
-        "ignore_eos": True,
-        "vllm_xargs": {
-            "gen_length": args.gen_length,
-            "block_length": args.block_length,
-            **xargs,
-        },
-    }
-    response = requests.post(
-        f"{url}/v1/chat/completions", json=body, timeout=REQUEST_SECONDS
+    xargs |= {"gen_length": args.gen_length, "block_length": args.block_length}
+    body = chat_body(
+        MODEL,
+        png.getvalue(),
+        QUESTION,
+        max_tokens=args.gen_length,
+        ignore_eos=True,
+        vllm_xargs=xargs,
     )
+    response = requests.post(url + CHAT, json=body, timeout=REQUEST_SECONDS)
     response.raise_for_status()
     answer = response.json()
     return {**answer["usage"], **answer["kv_transfer_params"]["lladav"]}
@@ -194,24 +99,25 @@ def request_sizes(args: argparse.Namespace) -> tuple[int, int]:
 
 
 def flood(
-    url: str, count: int, args: argparse.Namespace, **fields: Any
+    server: Server, count: int, args: argparse.Namespace, **fields: Any
 ) -> dict[str, Any]:
     """Send ``count`` requests at once and watch how many run."""
-    sampler = Sampler(url, args.interval)
-    sampler.start()
     start = time.monotonic()
-    with ThreadPoolExecutor(count) as pool:
-        futures = [pool.submit(ask, url, i, args, **fields) for i in range(count)]
+    with (
+        Sampler(server, args.interval, with_memory=False) as sampler,
+        ThreadPoolExecutor(count) as pool,
+    ):
+        futures = [
+            pool.submit(ask, server.url, i, args, **fields) for i in range(count)
+        ]
         answers = [future.result() for future in futures]
-    seconds = time.monotonic() - start
-    sampler.done.set()
-    sampler.join()
-    crowded = [running for running, waiting in sampler.samples if waiting]
+        seconds = time.monotonic() - start
+    crowded = [sample.running for sample in sampler.samples if sample.waiting]
     return {
         "requests": count,
         "seconds": seconds,
         "samples": len(sampler.samples),
-        "most_running": max(running for running, _ in sampler.samples),
+        "most_running": max(sample.running for sample in sampler.samples),
         # While others wait: how full the pool is kept.
         "median_running": statistics.median(crowded) if crowded else None,
         "prompt_tokens": sorted({answer["prompt_tokens"] for answer in answers}),
@@ -241,9 +147,12 @@ def measure(holds: int, args: argparse.Namespace) -> dict[str, Any]:
     if args.layer:
         flags["--prune-layer"] = args.layer
     words = [str(word) for flag in flags.items() for word in flag]
-    with TemporaryDirectory() as scratch, server(words, Path(scratch, "log")) as url:
-        unpruned = flood(url, 2 * holds, args, steps=args.num_blocks, prune_rate=0)
-        filled = flood(url, count, args, steps=args.steps)
+    with (
+        TemporaryDirectory() as scratch,
+        serve(MODEL, words, Path(scratch, "log")) as server,
+    ):
+        unpruned = flood(server, 2 * holds, args, steps=args.num_blocks, prune_rate=0)
+        filled = flood(server, count, args, steps=args.steps)
     assert filled["prompt_tokens"] == [whole - args.gen_length], filled
     assert filled["blocks_returned"] == [whole_blocks - pruned_blocks], filled
     return {

@@ -187,6 +187,7 @@ def install_probe(worker: Any) -> None:
     from vllm import _custom_ops as kernels
 
     from vllm_lladav.denoising import sampler
+    from vllm_lladav.model.cpu_attention import SplitAttentionImpl
     from vllm_lladav.pruning.prune_pass import PrunePass
 
     model, runner = worker.get_model(), worker.model_runner
@@ -196,6 +197,7 @@ def install_probe(worker: Any) -> None:
         (model, "compute_vocab_logits", "head"),
         (model.vision, "forward", "vision"),
         (PrunePass, "after_layer", "pruning"),
+        (SplitAttentionImpl, "forward", "attention"),
         (sampler, "greedy_tokens", "ranking"),
         (sampler, "chosen_probability", "ranking"),
     ):
@@ -208,8 +210,6 @@ def install_probe(worker: Any) -> None:
         (functional, "scaled_dot_product_attention", tile_attention_flops),
     ):
         setattr(owner, name, probe.kernel(getattr(owner, name), formula))
-    attention = kernels.cpu_attention_with_kv_cache
-    kernels.cpu_attention_with_kv_cache = probe.part("attention", attention)
     for name in ("execute_model", "sample_tokens"):
         setattr(runner, name, probe.counted(getattr(runner, name)))
 

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The comparisons of ``against_plain.py``: what runs, and the ratios of interest."""
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from against_engine import CONCURRENCY, GEN_LENGTH, Engine, noise
+from PIL import Image
+from plain_loop import LogitsRows, PlainLladav
+
+SQUARE, FOUR_TILES = (384, 384), (700, 500)
+PLAIN_ROWS: tuple[LogitsRows, ...] = ("all", "canvas")
+EXACT: dict[str, Any] = {"cache": "none", "block_length": GEN_LENGTH}
+DUAL: dict[str, Any] = {"cache": "dual", "refresh_interval": 25, "steps": GEN_LENGTH}
+
+Figures = dict[str, Any]
+
+
+class Target(NamedTuple):
+    """A ratio, and what it should be at least or at most."""
+
+    name: str
+    ratio: float
+    goal: float
+    at_most: bool = False
+
+    @property
+    def is_reached(self) -> bool:
+        return self.ratio <= self.goal if self.at_most else self.ratio >= self.goal
+
+    def __str__(self) -> str:
+        sign = "<=" if self.at_most else ">="
+        verdict = "reached" if self.is_reached else "NOT reached"
+        return f"{self.name}: {self.ratio:.2f} (target {sign} {self.goal:g}): {verdict}"
+
+
+def medians(walls: dict[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(seconds) for name, seconds in walls.items()}
+
+
+def num_equal(found: Sequence[int], expected: Sequence[int]) -> int:
+    return sum(a == b for a, b in zip(found, expected, strict=True))
+
+
+def compare_exact(
+    engine: Engine, plain: PlainLladav, args: argparse.Namespace
+) -> tuple[Figures, list[Target]]:
+    """One request: the engine, the plain loop over all rows, and over the canvas."""
+    options = {**EXACT, "steps": args.steps}
+    # Kernels are prepared, and the plain loop's memory has been in use.
+    (image,) = noise(SQUARE, 1)
+    (prompt,) = engine.ask([image], options).prompts
+    for rows in PLAIN_ROWS:
+        plain.generate(prompt, image, GEN_LENGTH, GEN_LENGTH, 1, rows)
+
+    walls: dict[str, list[float]] = {"engine": [], "all": [], "canvas": []}
+    equal: dict[str, list[int]] = {rows: [] for rows in PLAIN_ROWS}
+    for _ in range(args.repeats):
+        (image,) = noise(SQUARE, 1)
+        run = engine.ask([image], options)
+        walls["engine"].append(run.wall)
+        for rows in PLAIN_ROWS:
+            result = plain.generate(
+                run.prompts[0], image, GEN_LENGTH, GEN_LENGTH, args.steps, rows
+            )
+            walls[rows].append(result.wall)
+            equal[rows].append(num_equal(run.answers[0], result.tokens))
+    median = medians(walls)
+    print(
+        f"1 request, {args.steps} steps for {GEN_LENGTH} positions: engine "
+        f"{median['engine']:.2f} s, plain loop with logits of all rows "
+        f"{median['all']:.2f} s, of the canvas {median['canvas']:.2f} s; equal tokens "
+        f"per run, of {GEN_LENGTH}: {equal}"
+    )
+    figures = {"walls": walls, "equal_tokens": equal}
+    return figures, [
+        Target(f"engine / plain {rows}", median["engine"] / median[rows], goal, True)
+        for rows, goal in (("all", 0.8), ("canvas", 1.0))
+    ]
+
+
+def compare_concurrent(
+    engine: Engine,
+    draw: Callable[[int], list[Image.Image]],
+    steps: int,
+    args: argparse.Namespace,
+    plain: PlainLladav | None = None,
+) -> tuple[Figures, list[Target]]:
+    """Requests at once against as many, one at a time. With ``plain``, the latter are
+    asked of it as well, and their tokens compared."""
+    options = {**EXACT, "steps": steps}
+    if not args.quick:  # Kernels are prepared.
+        engine.ask(draw(CONCURRENCY), {**options, "steps": 1})
+        engine.ask(draw(1), {**options, "steps": 1})
+    walls: dict[str, list[float]] = {"at once": [], "one by one": []}
+    equal = []
+    for _ in range(args.repeats):
+        walls["at once"].append(engine.ask(draw(CONCURRENCY), options).wall)
+        images = draw(CONCURRENCY)
+        runs = [engine.ask([image], options) for image in images]
+        walls["one by one"].append(sum(run.wall for run in runs))
+        if plain is None:
+            continue
+        results = [
+            plain.generate(
+                run.prompts[0], image, GEN_LENGTH, GEN_LENGTH, steps, "canvas"
+            )
+            for image, run in zip(images, runs, strict=True)
+        ]
+        plain_wall = sum(result.wall for result in results)
+        walls.setdefault("plain loop, canvas", []).append(plain_wall)
+        equal += [
+            num_equal(run.answers[0], result.tokens)
+            for run, result in zip(runs, results, strict=True)
+        ]
+    median = medians(walls)
+    seconds = ", ".join(f"{name} {wall:.2f} s" for name, wall in median.items())
+    print(
+        f"{CONCURRENCY} requests, {steps} steps for {GEN_LENGTH} positions: {seconds}"
+    )
+    if plain:
+        print(f"  equal tokens per request, of {GEN_LENGTH}: {equal}")
+    ratio = median["one by one"] / median["at once"]
+    figures = {"walls": walls, "steps": steps, "equal_tokens": equal}
+    return figures, [Target("throughput, at once / one by one", ratio, 1.2)]
+
+
+def approximate_presets(threshold: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and options: caches with and without a confidence threshold."""
+    for block_length in (16, 32):
+        preset = {**DUAL, "block_length": block_length}
+        yield f"pruned, dual, blocks of {block_length}", preset
+        preset = {**preset, "confidence_threshold": threshold}
+        yield f"pruned, dual, blocks of {block_length}, threshold {threshold}", preset
+
+
+def compare_approximate(
+    engine: Engine, plain: PlainLladav, args: argparse.Namespace
+) -> tuple[Figures, list[Target]]:
+    """Requests with four tiles: seconds for one, alone (plain loop) or as its share of
+    a batch, at one step per position or as many as a threshold takes."""
+    presets = {
+        name: options
+        for name, options in approximate_presets(args.threshold)
+        if not args.quick or name.endswith("of 32")
+    }
+
+    def share(options: dict[str, Any]) -> tuple[float, float]:
+        run = engine.ask(noise(FOUR_TILES, CONCURRENCY), options)
+        return run.wall / CONCURRENCY, run.steps
+
+    def scaled(options: dict[str, Any]) -> float:
+        one, many = (share({**options, "steps": n})[0] for n in (1, args.steps))
+        return one + (many - one) / (args.steps - 1) * (GEN_LENGTH - 1)
+
+    walls: dict[str, list[float]] = {}
+    num_steps: dict[str, list[float]] = {}
+    for repeat in range(args.repeats):
+        warms_up = repeat == 0 and not args.quick
+        (image,) = noise(FOUR_TILES, 1)
+        (prompt,) = engine.ask([image], {**EXACT, "steps": 1}).prompts
+        for rows in PLAIN_ROWS:
+            shape = prompt, image, GEN_LENGTH, GEN_LENGTH
+            if repeat == 0:
+                plain.generate(*shape, 1, rows)
+            result = plain.generate(*shape, args.plain_steps, rows)
+            name = f"plain {rows} (scaled)"
+            walls.setdefault(name, []).append(result.scaled(GEN_LENGTH))
+        for name, rate in () if args.quick else (("exact", 0.0), ("pruned", args.rate)):
+            options = {**EXACT, "prune_rate": rate}
+            if warms_up:
+                share({**options, "steps": 1})
+            walls.setdefault(f"{name} (scaled)", []).append(scaled(options))
+        for name, preset in presets.items():
+            options = {**preset, "prune_rate": args.rate}
+            if warms_up:
+                share({**options, "steps": GEN_LENGTH // 8})
+            seconds, steps = share(options)
+            walls.setdefault(name, []).append(seconds)
+            num_steps.setdefault(name, []).append(steps)
+    median = medians(walls)
+    print(f"seconds per request of {len(prompt)} tokens, {CONCURRENCY} at once:")
+    for name, wall in median.items():
+        gain = median["plain all (scaled)"] / wall
+        gain_on_canvas = median["plain canvas (scaled)"] / wall
+        print(
+            f"  {name}: {wall:.2f} s, {gain:.1f}x plain all, {gain_on_canvas:.1f}x "
+            f"plain canvas{_mean_steps(num_steps.get(name))}"
+        )
+    best = min((n for n in presets if "threshold" not in n), key=median.__getitem__)
+    ratio = median["plain all (scaled)"] / median[best]
+    targets = [Target(f"throughput, {best} / plain all (scaled)", ratio, 20)]
+    if not args.quick:
+        ratio = median["exact (scaled)"] / median["pruned (scaled)"]
+        targets.insert(0, Target("throughput, pruned / exact (scaled)", ratio, 3))
+    return {"walls": walls, "steps": num_steps}, targets
+
+
+def _mean_steps(steps: list[float] | None) -> str:
+    return f", {statistics.mean(steps):.1f} steps" if steps else ""
