@@ -49,10 +49,7 @@ COMPARISONS = ("exact", "concurrent", "approximate")
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0],
-        epilog="About 45 minutes on 2 quiet cores, 3 with --quick.",
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "--model", type=Path, help="checkpoint; default: the mid-size random one"
     )

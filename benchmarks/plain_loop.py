@@ -235,7 +235,7 @@ def keep_freed_memory() -> None:
     """Let this process reuse large tensors' memory instead of giving it back.
 
     The C library returns it to the system by default, and the page faults of the next
-    step's logits then take a third of a step or more on a virtual machine.
+    step's logits then took a quarter to a half of a step on a virtual machine.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # There is glibc.

@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -278,7 +279,10 @@ def main() -> None:
         "runs": [],
     }
     log = args.results / "server.log"
-    with TemporaryDirectory() as scratch, serve(args.model, flags, log) as server:
+    with TemporaryDirectory() as scratch, ExitStack() as stack:
+        if args.pictures == "drawn":  # The client sends paths of what it is given.
+            flags += ["--allowed-local-media-path", scratch]
+        server = stack.enter_context(serve(args.model, flags, log))
         for preset, concurrency in product(args.presets, args.concurrency):
             count = max(args.least, args.per_slot * concurrency)
             run = {"preset": preset, "concurrency": concurrency, "requests": count}

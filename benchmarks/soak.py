@@ -8,7 +8,8 @@ some of them aborted by the client, to a server of its own, and fails if
 
 - a request that was not aborted does not answer with HTTP 200 and text,
 - memory grows: the median of the last quarter of the time lies more than
-  ``--growth`` percent over that of the second (the first is warm-up),
+  ``--growth`` percent over that of the third (until then batches of new shapes come,
+  for each of which kernels keep some memory),
 - KV blocks are held, or requests run or wait, when all is over.
 
 Pictures come round: they are few enough to be in the cache of preprocessed pictures
@@ -101,18 +102,20 @@ def plan(number: int, seed: int, abort_share: float) -> Planned:
     )
 
 
-def memory_growth(samples: Sequence[Sample]) -> dict[str, float] | None:
-    """MB of the second and of the last quarter; None if there is too little."""
+def memory_growth(samples: Sequence[Sample]) -> dict[str, Any] | None:
+    """Medians of the quarters of the time, MB, and the growth from the third to the
+    last; None if there is too little."""
     quarter = len(samples) // 4
     if quarter < 4:
         return None
-    second = statistics.median(s.rss_bytes for s in samples[quarter : 2 * quarter])
-    last = statistics.median(s.rss_bytes for s in samples[-quarter:])
+    medians = [
+        statistics.median(s.rss_bytes / 1e6 for s in samples[start:][:quarter])
+        for start in (0, quarter, 2 * quarter, len(samples) - quarter)
+    ]
     return {
-        "second_quarter_mb": second / 1e6,
-        "last_quarter_mb": last / 1e6,
-        "growth_mb": (last - second) / 1e6,
-        "growth_percent": 100 * (last / second - 1),
+        "quarters_mb": [round(median) for median in medians],
+        "growth_mb": medians[3] - medians[2],
+        "growth_percent": 100 * (medians[3] / medians[2] - 1),
     }
 
 
