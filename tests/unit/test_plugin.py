@@ -111,6 +111,28 @@ def test_spins_on_reserved_cores_only():
     assert bool(signature.parameters["busy_loop_s"].default) == spins
 
 
+@pytest.mark.skipif(
+    not current_platform.is_cpu() or envs.VLLM_CPU_NUM_OF_RESERVED_CPU != 0,
+    reason="vLLM's own waiting",
+)
+@pytest.mark.parametrize(("asked_for", "most"), [(None, 100), (5000, 100), (1, 1)])
+def test_a_lost_wake_up_is_made_good(asked_for: int | None, most: int):
+    """Waiting ends after a while, and its callers look at the buffer again."""
+    polled: list[int] = []
+    condition: Any = object.__new__(SpinCondition)
+    condition.is_reader, condition.busy_loop_s = True, 0
+    condition.last_read = 0.0
+    condition.local_notify_socket = condition.read_cancel_socket = None
+    condition.poller = SimpleNamespace(
+        poll=lambda timeout: polled.append(timeout) or []
+    )
+    condition.wait(asked_for)
+    condition.record_read()
+    condition.last_read -= 0.1  # Not in the same instant: no spinning.
+    condition.wait(asked_for)
+    assert polled == [most, min(most, 2)]
+
+
 def test_model_is_known():
     assert ARCHITECTURE in ModelRegistry.get_supported_archs()
 
