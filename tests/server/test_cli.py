@@ -34,6 +34,7 @@ def test_help_lists_the_flags_in_their_own_group() -> None:
         "--cache",
         "--refresh-interval",
         "--cfg-scale",
+        "--full-step-tokens",
         "--prune-rate",
         "--prune-layer",
         "--prune-stages",
