@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a client may send, what follows from it, and how the rest is refused."""
 
-import math
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -17,9 +15,8 @@ from vllm.sampling_params import (
     StructuredOutputsParams,
 )
 
+from tests.unit.resolving import END, ROOMY, Letters, resolved
 from vllm_lladav.config import ServerConfig
-from vllm_lladav.denoising.params import DenoisingParams
-from vllm_lladav.pruning.params import PruneStage, PruningParams
 from vllm_lladav.request import (
     STOPS_KEY,
     DefaultMaxTokens,
@@ -29,38 +26,6 @@ from vllm_lladav.request import (
     is_resolved,
     resolve,
 )
-
-END = 7
-ROOMY = Limits(
-    max_prompt_len=1000,
-    max_model_len=10_000,
-    kv_block_size=16,
-    max_num_seqs=8,
-    num_kv_slots=None,
-    num_layers=4,
-)
-
-
-class Letters:
-    """Encodes every letter as its code point."""
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return ([1] if add_special_tokens else []) + [ord(letter) for letter in text]
-
-
-def resolved(
-    extra: dict[str, Any] | None = None,
-    *,
-    server: ServerConfig | None = None,
-    limits: Limits = ROOMY,
-    prompt_len: int = 10,
-    **fields: Any,
-) -> tuple[DenoisingParams, SamplingParams]:
-    params = SamplingParams(
-        **{"max_tokens": None, "temperature": 0.0, **fields}, extra_args=extra
-    )
-    resolve(params, prompt_len, server or ServerConfig(), limits, Letters(), END)
-    return denoising_params(params), params
 
 
 def lengths(*args: Any, **kwargs: Any) -> tuple[int, int, int, int]:
@@ -479,119 +444,6 @@ def test_supported_parameters_pass(fields):
     check_supported(SamplingParams(**fields))
 
 
-# ----------------------------------------------------------------- pruning
-PRUNING = ServerConfig(plugin="pruning")
-
-
-def pruning(
-    extra: dict[str, Any] | None = None, server: ServerConfig = PRUNING
-) -> PruningParams | None:
-    params, sampling = resolved(extra, server=server, max_tokens=16)
-    again = DenoisingParams.from_values(params.to_values(), sampling.seed)
-    assert again == params
-    return params.pruning
-
-
-def test_half_is_pruned_after_half_of_the_layers():
-    assert pruning() == PruningParams((PruneStage(1, 2, 0.5),))
-    deep = replace(ROOMY, num_layers=7)
-    params, _ = resolved(server=PRUNING, limits=deep)
-    assert params.pruning is not None
-    assert params.pruning.stages[0].layer == 4
-
-
-def test_without_the_plugin_nothing_is_pruned():
-    assert pruning(server=ServerConfig()) is None
-    with pytest.raises(VLLMValidationError, match="--plugin pruning") as error:
-        pruning({"prune_rate": 0.5}, ServerConfig())
-    assert error.value.parameter == "prune_rate"
-    assert pruning({"prune_rate": 0}, ServerConfig()) is None
-    with pytest.raises(VLLMValidationError, match="--plugin pruning"):
-        pruning({"prune_rate": 0, "prune_layer": 2}, ServerConfig())
-
-
-def test_rate_zero_is_off():
-    assert pruning({"prune_rate": 0}) is None
-    off = ServerConfig(plugin="pruning", prune_rate=0.0)
-    assert pruning(server=off) is None
-    assert pruning({"prune_rate": 0.25}, off) is not None
-
-
-def test_everything_of_pruning_set_by_the_client():
-    extra = {
-        "prune_stages": "1:2:0.5,3:4:0.25",
-        "prune_policy": "adaptive",
-        "prune_queries": "last",
-        "prune_positions": "compact",
-        "prune_min_visual_tokens": 7,
-        "prune_tau": 0.5,
-    }
-    stages = (PruneStage(1, 2, 0.5), PruneStage(3, 4, 0.25))
-    expected = PruningParams(stages, "adaptive", "last", "compact", 7, 0.5)
-    assert pruning(extra) == expected
-
-
-def test_stages_of_the_server_yield_to_the_rate_of_a_request():
-    server = ServerConfig(plugin="pruning", prune_stages="1:1:0.5,500:2:0.5")
-    stages = (PruneStage(1, 1, 0.5), PruneStage(500, 2, 0.5))
-    # A server's late stage is not an error of a request with few steps.
-    assert pruning(server=server) == PruningParams(stages)
-    assert pruning({"prune_layer": 3}, server) == PruningParams(
-        (PruneStage(1, 3, 0.5),)
-    )
-
-
-def test_aggregated_attention_is_that_of_the_answer():
-    aggregated = pruning({"prune_policy": "aggregated"})
-    assert aggregated is not None and aggregated.queries == "answer"
-    everywhere = ServerConfig(plugin="pruning", prune_queries="all")
-    aggregated = pruning({"prune_policy": "aggregated"}, everywhere)
-    assert aggregated is not None and aggregated.queries == "all"
-
-
-def test_random_pruning_has_a_seed():
-    """The same for all tensor-parallel ranks."""
-    _, sampling = resolved({"prune_policy": "random"}, server=PRUNING)
-    assert sampling.seed is not None
-    _, sampling = resolved({"prune_policy": "fastv"}, server=PRUNING)
-    assert sampling.seed is None
-
-
-@pytest.mark.parametrize(
-    ("extra", "words"),
-    [
-        ({"prune_rate": 1}, ["prune_rate", "below 1", "1"]),
-        ({"prune_rate": -0.5}, ["prune_rate", "-0.5"]),
-        ({"prune_rate": math.nan}, ["prune_rate", "finite", "nan"]),
-        ({"prune_rate": "0.5"}, ["prune_rate", "number", "'0.5'"]),
-        ({"prune_rate": True}, ["prune_rate", "number", "True"]),
-        ({"prune_layer": 0}, ["prune_layer", "at least 1", "0"]),
-        ({"prune_layer": 5}, ["prune_layer", "at most 4", "5"]),
-        ({"prune_layer": 1.5}, ["prune_layer", "integer", "1.5"]),
-        ({"prune_policy": "best"}, ["prune_policy", "fastv", "'best'"]),
-        ({"prune_queries": "none"}, ["prune_queries", "answer", "'none'"]),
-        ({"prune_positions": 1}, ["prune_positions", "original", "1"]),
-        ({"prune_min_visual_tokens": -1}, ["prune_min_visual_tokens", "-1"]),
-        ({"prune_tau": 0}, ["prune_tau", "above 0", "0"]),
-        ({"prune_tau": 1.5}, ["prune_tau", "at most 1", "1.5"]),
-        ({"prune_stages": "1:5:0.5"}, ["prune_stages", "at most 4", "layer 5"]),
-        ({"prune_stages": "1:2:1.0"}, ["prune_stages", "'1:2:1.0'"]),
-        ({"prune_stages": ""}, ["prune_stages", "step:layer:rate"]),
-        ({"prune_stages": "2:1:0.5,1:1:0.5"}, ["prune_stages", "must come after"]),
-        ({"prune_stages": "17:1:0.5"}, ["prune_stages", "steps", "16", "17"]),
-        ({"prune_stages": "1:1:0.5", "prune_rate": 0.5}, ["prune_stages", "without"]),
-        # Checked although nothing is pruned.
-        ({"prune_rate": 0, "prune_layer": 9}, ["prune_layer", "9"]),
-    ],
-)
-def test_bad_pruning_is_refused(extra: dict[str, Any], words: list[str]):
-    with pytest.raises(VLLMValidationError) as error:
-        pruning(extra)
-    assert error.value.parameter == words[0]
-    for word in words:
-        assert word in str(error.value)
-
-
 @pytest.mark.parametrize(
     ("fields", "top_k", "top_p"),
     [({}, 0, 1.0), ({"top_k": -1}, 0, 1.0), ({"top_k": 5, "top_p": 0.9}, 5, 0.9)],
@@ -599,88 +451,3 @@ def test_bad_pruning_is_refused(extra: dict[str, Any], words: list[str]):
 def test_top_k_and_top_p(fields: dict[str, Any], top_k: int, top_p: float):
     params, _ = resolved(temperature=0.5, **fields)
     assert (params.top_k, params.top_p) == (top_k, top_p)
-
-
-# ----------------------------------------------------------------- faster modes
-def test_exact_by_default():
-    params, _ = resolved()
-    assert (params.cache, params.is_confident) == ("none", False)
-
-
-def test_cache_and_confidence():
-    server = ServerConfig(cache="prompt", refresh_interval=7, confidence_factor=1.5)
-    params, _ = resolved({"confidence_threshold": 0.9}, server=server)
-    assert (params.cache, params.refresh_interval) == ("prompt", 7)
-    assert (params.confidence_threshold, params.confidence_factor) == (0.9, 1.5)
-    params, _ = resolved({"confidence_factor": 0, "cache": "none"}, server=server)
-    assert (params.cache, params.is_confident) == ("none", False)
-    # Confidence means nothing where positions are ranked at random.
-    params, _ = resolved({"remasking": "random"}, server=server)
-    assert not params.is_confident
-
-
-def test_presets():
-    """A preset in a request takes the place of the server's options; what else the
-    request says goes before."""
-    fast = ServerConfig.from_values({"denoising": "fast"})
-    params, _ = resolved(server=fast)
-    assert (params.cache, params.confidence_threshold) == ("dual", 0.9)
-    params, _ = resolved({"denoising": "exact"}, server=fast)
-    assert (params.cache, params.is_confident) == ("none", False)
-    params, _ = resolved({"denoising": "fast", "cache": "prefix"})
-    assert (params.cache, params.confidence_threshold) == ("prefix", 0.9)
-
-
-def test_guidance():
-    params, _ = resolved(server=ServerConfig(cfg_scale=0.5))
-    assert (params.cfg_scale, params.num_sequences) == (0.5, 2)
-    params, _ = resolved({"cfg_scale": 0}, server=ServerConfig(cfg_scale=0.5))
-    assert params.num_sequences == 1
-
-
-def test_guidance_takes_two_sequences():
-    """Both begin with a KV block, so the first one's last block is counted whole."""
-    extra = {"cfg_scale": 1}
-    largest = {"max_tokens": 32, "prompt_len": 100}
-    limits = replace(ROOMY, kv_block_size=16, max_model_len=144 + 132 + 1)
-    assert resolved(extra, limits=limits, **largest)[0].cfg_scale == 1
-    limits = replace(limits, max_model_len=144 + 132)
-    with pytest.raises(VLLMValidationError, match="= 276 tokens") as error:
-        resolved(extra, limits=limits, **largest)
-    assert "twice (cfg_scale)" in str(error.value)
-    limits = replace(ROOMY, max_num_seqs=1)
-    with pytest.raises(VLLMValidationError, match="--max-num-seqs 1") as error:
-        resolved(extra, limits=limits, **largest)
-    assert error.value.parameter == "cfg_scale"
-
-
-def test_masks_in_the_prompt_rule_a_cache_out():
-    """They are predicted in every step, like those of the canvas."""
-    params = SamplingParams(max_tokens=8, extra_args={"cache": "prompt"})
-    resolve(params, 9, ServerConfig(), ROOMY, Letters(), END, has_prompt_masks=True)
-    assert denoising_params(params).cache == "none"
-
-
-@pytest.mark.parametrize(
-    ("extra", "words"),
-    [
-        ({"cache": "all"}, ["cache", "none, prompt", "'all'"]),
-        ({"refresh_interval": 0}, ["refresh_interval", "at least 1", "0"]),
-        ({"confidence_threshold": 1.5}, ["confidence_threshold", "to 1", "1.5"]),
-        ({"confidence_threshold": math.nan}, ["confidence_threshold", "finite"]),
-        ({"denoising": "slow"}, ["denoising", "exact, fast", "'slow'"]),
-        ({"cfg_scale": -0.1}, ["cfg_scale", "at least 0", "-0.1"]),
-        ({"cfg_scale": math.inf}, ["cfg_scale", "finite"]),
-        ({"confidence_factor": -1}, ["confidence_factor", "at least 0", "-1"]),
-        (
-            {"confidence_factor": 1, "remasking": "random"},
-            ["confidence_factor", "random remasking"],
-        ),
-    ],
-)
-def test_bad_modes_are_refused(extra: dict[str, Any], words: list[str]):
-    with pytest.raises(VLLMValidationError) as error:
-        resolved(extra)
-    assert error.value.parameter == words[0]
-    for word in words:
-        assert word in str(error.value)
