@@ -15,8 +15,9 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from examples.tiny import pictures
-from examples.tiny.batches import PatchBatch
 from examples.tiny.model import Lladav
+from examples.tiny.patches import PatchBatch
+from examples.tiny.tokenizer import word_id
 
 GROUPS = (
     tuple(pictures.COLOURS),
@@ -38,7 +39,7 @@ class Alignment(nn.Module):
         self.scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.bias = nn.Parameter(torch.tensor(-5.0))
         words = [word for group in GROUPS for word in group]
-        self.word_ids = torch.tensor([token_id(encoder, f" {w}") for w in words])
+        self.word_ids = torch.tensor([word_id(encoder, w) for w in words])
 
     def loss(self, batch: PatchBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the mean patch, and the share of things' patches whose colour and kind
@@ -68,17 +69,12 @@ def _targets(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat(targets, -1).float(), torch.cat(known, -1).float()
 
 
-def token_id(encoder: Tokenizer, text: str) -> int:
-    (found,) = encoder.encode(text, add_special_tokens=False).ids
-    return int(found)
-
-
 @torch.no_grad()
 def share_words(model: Lladav, encoder: Tokenizer) -> None:
     """Let a word begin with the same embedding with and without a space before it, and
     the head with the embeddings' directions."""
     embeddings = model.model.embed_tokens.weight
     for word in {word for group in GROUPS for word in group}:
-        spaced = embeddings[token_id(encoder, f" {word}")]
-        embeddings[token_id(encoder, word)] = spaced + 0.1 * torch.randn_like(spaced)
+        spaced = embeddings[word_id(encoder, word)]
+        embeddings[encoder.token_to_id(word)] = spaced + 0.1 * torch.randn_like(spaced)
     model.lm_head.weight.copy_(0.1 * embeddings)

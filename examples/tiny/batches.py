@@ -13,9 +13,13 @@ import torch
 from tokenizers import Tokenizer
 
 from examples.tiny import pictures, prompts, questions, tokenizer
+from examples.tiny.curriculum import Dialogue, Stage
 from examples.tiny.model import GEOMETRY, visual_plan
-from examples.tiny.pictures import Drawing, Scene
-from vllm_lladav.model.anyres import preprocess, select_best_resolution
+from examples.tiny.patches import patch_things
+from examples.tiny.pictures import Scene
+from examples.tiny.questions import Question
+from examples.tiny.tokenizer import word_id
+from vllm_lladav.model.anyres import preprocess
 
 _IDS = tokenizer.special_ids()
 EOT_ID, MASK_ID = _IDS[tokenizer.EOT], _IDS[tokenizer.MASK]
@@ -28,68 +32,31 @@ BANNED_IDS = [
 ]
 
 MIN_MASK_RATE = 0.05
-NO_LABEL = -100
+NO_THING = -1
+NO_WORD = -1
+MAX_NAMED = 2
+"""Words for a thing's colour, kind, row or column in a one-word question, at most."""
 
 
 @dataclass(frozen=True)
-class Stage:
-    """How hard the batches are.
+class Sought:
+    """What the masked one-word answers of a batch follow from; ``k`` of them.
 
     Attributes:
-        sizes: of the pictures, to their shares.
-        words, sentences: kinds of questions, to their shares.
-        sentence_share: of the batches.
-        canvases: additional canvas length beyond the shortest, to its share.
-        turns: questions about a picture in one dialogue, to their shares; where
-            there is a sentence, it is the last one.
+        sequences: ``[k]`` int64, in the batch.
+        positions: ``[k]`` int64, in ``Batch.behind``, of an answer's first token.
+        shares: ``[k, num_things + 1]`` float32, rows sum to 1: how much of the answer
+            is about each thing, and last, about there being none. Where things are
+            counted, each thing of the picture has the same share, which goes to the
+            last column if it does not count.
+        named: ``[k, MAX_NAMED]`` int64, the question's own words for the colour, kind,
+            row or column of a thing; `NO_WORD` past the last.
     """
 
-    sizes: dict[tuple[int, int], float]
-    words: dict[str, float]
-    sentences: dict[str, float]
-    sentence_share: float
-    canvases: dict[int, float]
-    turns: dict[int, float]
-
-
-_ONE_TILE = {size: share for size, share in pictures.SIZES.items() if max(size) <= 96}
-_WORDS = {
-    **dict.fromkeys(questions.WORD_KINDS, 1.0),
-    "place": 3.0,
-    "count": 4.0,
-    "yes-no": 4.0,
-}
-# In a dialogue other questions would give these answers away.
-_DIALOGUE = {
-    kind: 1.0 for kind in questions.WORD_KINDS if kind not in ("count", "yes-no")
-}
-STAGES = (
-    Stage(
-        sizes={(96, 96): 1},
-        words={"colour-at": 1, "what-at": 1, "colour": 1, "shape": 1},
-        sentences={"describe": 1},
-        sentence_share=0.75,
-        canvases={0: 1},
-        turns={1: 1, 4: 4},
-    ),
-    Stage(
-        sizes=_ONE_TILE,
-        words=_WORDS,
-        sentences={"describe": 1},
-        sentence_share=0.6,
-        canvases={0: 6, 8: 2, 16: 1},
-        turns={1: 2, 5: 1},
-    ),
-    Stage(
-        # Large pictures take long; their questions are the same.
-        sizes={size: 8 if size == (96, 96) else 1 for size in pictures.SIZES},
-        words=_WORDS,
-        sentences={"describe": 1},
-        sentence_share=0.5,
-        canvases={0: 24, 8: 8, 24: 3, 56: 1, 100: 1},
-        turns={1: 2, 5: 1},
-    ),
-)
+    sequences: torch.Tensor
+    positions: torch.Tensor
+    shares: torch.Tensor
+    named: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -103,9 +70,11 @@ class Batch:
         behind: ``[b, m]`` int64, ids behind them: question and masked canvas.
         targets: ``[b, m]`` int64, the same without masks.
         weights: ``[b, m]`` float32, of the cross-entropy; 0 where nothing is masked.
-        labels: ``[b, num_visual_tokens, 5]`` int64, the words for what a visual token
-            shows: colour, kind, row, column, and the thing's number in reading order;
-            `NO_LABEL` where it shows nothing.
+        shown: ``[b, num_visual_tokens]`` int64, the number of the thing that a visual
+            token shows, from 0 in reading order; `NO_THING` where it shows none.
+        words: ``[b, num_things, 5]`` int64, the words for every thing: colour, kind,
+            row, column, and its number, from 1 in reading order.
+        sought: of the one-word answers.
     """
 
     size: tuple[int, int]
@@ -114,105 +83,161 @@ class Batch:
     behind: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
-    labels: torch.Tensor
+    shown: torch.Tensor
+    words: torch.Tensor
+    sought: Sought
 
 
-def make_batch(
-    encoder: Tokenizer, stage: Stage, batch_size: int, seed: str, step: int
-) -> Batch:
+@dataclass(frozen=True)
+class _Turn:
+    """A question and its answer in tokens: ``prompt`` begins behind what precedes."""
+
+    question: Question
+    prompt: list[int]
+    answer: list[int]
+
+
+def make_batch(encoder: Tokenizer, stage: Stage, seed: str, step: int) -> Batch:
     rng = random.Random(f"{seed} {step}")
-    size = _choose(rng, stage.sizes)
-    is_sentence = rng.random() < stage.sentence_share
-    num_turns = _choose(rng, stage.turns)
-    tiles, labels, befores, dialogues = [], [], [], []
-    while len(dialogues) < batch_size:
+    size = rng.choices(list(stage.sizes), list(stage.sizes.values()))[0]
+    (dialogue,) = rng.choices(*zip(*stage.dialogues, strict=True))
+    scenes: list[Scene] = []
+    asked: list[list[Question]] = []
+    while len(scenes) < dialogue.num_pictures:
         scene = pictures.draw_scene(rng, "train", size)
-        words = stage.words if num_turns == 1 else _DIALOGUE
-        asked = _ask(rng, scene, words, num_turns - is_sentence)
-        if is_sentence and asked is not None:
-            described = questions.ask(rng, scene, stage.sentences)
-            asked = None if described is None else [*asked, described]
-        if asked is None:
-            continue
-        drawing = pictures.draw(scene, rng)
-        tiles.append(preprocess(drawing.image, GEOMETRY))
-        labels.append(_words(encoder, scene, patch_things(scene, drawing)))
-        before, behind = prompts.prompt_ids(encoder, asked[0].question)
-        befores.append(before)
-        further = [prompts.further_turn_ids(encoder, q.question) for q in asked[1:]]
-        answers = [
-            [*encoder.encode(q.answer, add_special_tokens=False).ids, EOT_ID]
-            for q in asked
-        ]
-        dialogues.append(list(zip([behind, *further], answers, strict=True)))
-    shortest = max(len(dialogue[-1][1]) for dialogue in dialogues)
-    length = max(shortest, 8) + _choose(rng, stage.canvases)
+        found = _ask(rng, scene, dialogue)
+        if found is not None:
+            scenes.append(scene)
+            asked.append(found)
+    drawings = [pictures.draw(scene, rng) for scene in scenes]
+    tiles = torch.stack([preprocess(d.image, GEOMETRY) for d in drawings])
+    before = [prompts.prompt_ids(encoder, found[0].question)[0] for found in asked]
+    turns = [_turns(encoder, found) for found in asked]
+
+    (extra,) = rng.choices(list(stage.canvases), list(stage.canvases.values()))
+    length = max(8, *(len(sequence[-1].answer) for sequence in turns)) + extra
     length += max(
-        sum(len(prompt) + len(answer) for prompt, answer in dialogue[:-1])
-        + len(dialogue[-1][0])
-        for dialogue in dialogues
+        sum(len(turn.prompt) + len(turn.answer) for turn in sequence[:-1])
+        + len(sequence[-1].prompt)
+        for sequence in turns
     )
-    shift = rng.random()
-    rates = [(shift + i / batch_size) % 1 for i in range(batch_size)]
-    rng.shuffle(rates)
-    rows = [
-        _mask_dialogue(rng, dialogue, length, max(rate, MIN_MASK_RATE))
-        for dialogue, rate in zip(dialogues, rates, strict=True)
+    rates = _mask_rates(rng, len(turns), dialogue.hidden)
+    masked = [
+        _mask_dialogue(rng, sequence, length, rate)
+        for sequence, rate in zip(turns, rates, strict=True)
     ]
-    behind, targets, weights = zip(*rows, strict=True)
+    behind, targets, weights = zip(*masked, strict=True)
+
+    source = visual_plan(size, tiles.shape[1]).source
+    shown = [_shown(scene, d) for scene, d in zip(scenes, drawings, strict=True)]
     return Batch(
         size,
-        torch.stack(tiles),
-        torch.tensor(befores),
+        tiles,
+        torch.tensor(before),
         torch.tensor(behind),
         torch.tensor(targets),
         torch.tensor(weights),
-        torch.tensor(labels)[:, visual_plan(size, tiles[0].shape[0]).source],
+        torch.tensor(shown)[:, source],
+        torch.tensor([_words(encoder, scene) for scene in scenes]),
+        _sought(encoder, scenes, turns, behind),
     )
 
 
-def _ask(
-    rng: random.Random, scene: Scene, kinds: dict[str, float], count: int
-) -> list[questions.Question] | None:
+def _ask(rng: random.Random, scene: Scene, dialogue: Dialogue) -> list[Question] | None:
     """Different questions about a scene; None if there are not so many."""
-    asked: dict[str, questions.Question] = {}
-    if count == 0:
-        return []
-    for _ in range(4 * count):
-        question = questions.ask(rng, scene, kinds)
+    asked: dict[str, Question] = {}
+    for _ in range(4 * dialogue.num_words):
+        question = questions.ask(rng, scene, dialogue.words)
         if question is not None:
             asked[question.question] = question
-        if len(asked) == count:
-            return list(asked.values())
-    return None
+        if len(asked) == dialogue.num_words:
+            break
+    if len(asked) < dialogue.num_words:
+        return None
+    if dialogue.has_sentence:
+        kinds = dict.fromkeys(questions.SENTENCE_KINDS, 1.0)
+        described = questions.ask(rng, scene, kinds)
+        assert described is not None
+        return [*asked.values(), described]
+    return list(asked.values())
 
 
-def _words(
-    encoder: Tokenizer, scene: Scene, shown: Sequence[Sequence[int | None]]
-) -> list[list[int]]:
-    """The labels of every patch of every tile, and of the newline behind them."""
-    nothing = [NO_LABEL] * 5
-    words = [
+def _turns(encoder: Tokenizer, asked: Sequence[Question]) -> list[_Turn]:
+    turns = []
+    for number, question in enumerate(asked):
+        if number == 0:
+            _, prompt = prompts.prompt_ids(encoder, question.question)
+        else:
+            prompt = prompts.further_turn_ids(encoder, question.question)
+        answer = encoder.encode(question.answer, add_special_tokens=False).ids
+        turns.append(_Turn(question, prompt, [*answer, EOT_ID]))
+    return turns
+
+
+def _shown(scene: Scene, drawing: pictures.Drawing) -> list[int]:
+    """Of every patch of every tile, and of the newline behind them."""
+    patches = [thing for tile in patch_things(scene, drawing) for thing in tile]
+    return [*(NO_THING if thing is None else thing for thing in patches), NO_THING]
+
+
+def _words(encoder: Tokenizer, scene: Scene) -> list[list[int]]:
+    return [
         [
-            encoder.token_to_id(f"\u0120{word}")
+            word_id(encoder, word)
             for word in (thing.colour, thing.kind, thing.row, thing.column, number)
         ]
         for number, thing in enumerate(scene.things, start=1)
     ]
-    assert not any(None in ids for ids in words), scene
-    found = [
-        nothing if index is None else words[index] for tile in shown for index in tile
-    ]
-    return [*found, nothing]
 
 
-def _choose(rng: random.Random, shares: dict) -> object:  # type: ignore[type-arg]
-    return rng.choices(list(shares), list(shares.values()))[0]
+def _sought(
+    encoder: Tokenizer,
+    scenes: Sequence[Scene],
+    dialogues: Sequence[Sequence[_Turn]],
+    behind: Sequence[Sequence[int]],
+) -> Sought:
+    words = (*pictures.COLOURS, *pictures.KINDS, *pictures.ROWS, *pictures.COLUMNS)
+    names = {word_id(encoder, word) for word in words}
+    sequences, positions, shares, named = [], [], [], []
+    for number, (scene, turns) in enumerate(zip(scenes, dialogues, strict=True)):
+        position = 0
+        for turn in turns:
+            position += len(turn.prompt)
+            is_word = turn.question.task == "word"
+            if is_word and behind[number][position] == MASK_ID:
+                found = [id_ for id_ in turn.prompt if id_ in names]
+                sequences.append(number)
+                positions.append(position)
+                shares.append(_shares(scene, turn.question))
+                named.append(found + [NO_WORD] * (MAX_NAMED - len(found)))
+            position += len(turn.answer)
+    return Sought(
+        torch.tensor(sequences, dtype=torch.long),
+        torch.tensor(positions, dtype=torch.long),
+        torch.tensor(shares).view(-1, len(pictures.ROWS) + 1),
+        torch.tensor(named, dtype=torch.long).view(-1, MAX_NAMED),
+    )
+
+
+def _shares(scene: Scene, question: Question) -> list[float]:
+    """As in `Sought.shares`."""
+    about = [float(thing in question.about) for thing in scene.things]
+    total = len(about) if question.kind in questions.COUNT_KINDS else max(1, sum(about))
+    shares = [share / total for share in about]
+    return [*shares, 1 - sum(shares)]
+
+
+def _mask_rates(rng: random.Random, count: int, hidden: float) -> list[float]:
+    """Spread over a batch, in random order; 1 for a share of ``hidden``."""
+    shift = rng.random()
+    rates = [max((shift + i / count) % 1, MIN_MASK_RATE) for i in range(count)]
+    rng.shuffle(rates)
+    return [1.0 if rng.random() < hidden else rate for rate in rates]
 
 
 def _mask_dialogue(
     rng: random.Random,
-    dialogue: Sequence[tuple[Sequence[int], Sequence[int]]],
+    turns: Sequence[_Turn],
     length: int,
     rate: float,
 ) -> tuple[list[int], list[int], list[float]]:
@@ -220,13 +245,13 @@ def _mask_dialogue(
     ids: list[int] = []
     targets: list[int] = []
     weights: list[float] = []
-    for number, (prompt, answer) in enumerate(dialogue, start=1):
-        is_last = number == len(dialogue)
-        end = length - len(ids) if is_last else len(prompt) + len(answer)
-        part = _mask(rng, prompt, answer, end, rate)
+    for number, turn in enumerate(turns, start=1):
+        is_last = number == len(turns)
+        end = length - len(ids) if is_last else len(turn.prompt) + len(turn.answer)
+        part = _mask(rng, turn.prompt, turn.answer, end, rate)
         ids += part[0]
         targets += part[1]
-        weights += [weight / len(dialogue) for weight in part[2]]
+        weights += [weight / len(turns) for weight in part[2]]
     return ids, targets, weights
 
 
@@ -259,78 +284,3 @@ def _mask(
         weight = shares[position] / total / (odds + (1 - odds) * rate)
         weights.append(weight if is_masked else 0.0)
     return [*prompt, *ids], [*prompt, *canvas], [0.0] * len(prompt) + weights
-
-
-@dataclass(frozen=True)
-class PatchBatch:
-    """Tiles and what their patches show, for the tower alone.
-
-    Attributes:
-        tiles: ``[n, 3, tile_size, tile_size]`` float32.
-        labels: ``[n, tile_tokens, 4]`` int64, of the thing in a patch: colour, kind,
-            row and column of its place, each counted from 1; 0 is nothing, -1 not to
-            be told from the tile.
-    """
-
-    tiles: torch.Tensor
-    labels: torch.Tensor
-
-
-def make_patch_batch(num_pictures: int, seed: str, step: int) -> PatchBatch:
-    rng = random.Random(f"{seed} patches {step}")
-    tiles, labels = [], []
-    for _ in range(num_pictures):
-        scene = pictures.draw_scene(rng, "train")
-        drawing = pictures.draw(scene, rng)
-        found = preprocess(drawing.image, GEOMETRY)
-        # Where a square picture fills one tile, both tiles are the same.
-        first = 1 if scene.size == (96, 96) else 0
-        tiles.append(found[first:])
-        shown = patch_things(scene, drawing)
-        for number, tile in enumerate(shown[first:], start=first):
-            # One tile of several does not know where it is in the picture.
-            knows_place = number == 0 or len(shown) == 2
-            labels.append([_numbers(scene, index, knows_place) for index in tile])
-    return PatchBatch(torch.cat(tiles), torch.tensor(labels))
-
-
-def patch_things(scene: Scene, drawing: Drawing) -> list[list[int | None]]:
-    """Per tile and patch the number of the thing around the patch's centre."""
-    side, grid = GEOMETRY.tile_size, GEOMETRY.tile_grid
-    width, height = scene.size
-    canvas_width, canvas_height = select_best_resolution(scene.size, GEOMETRY.pinpoints)
-    scale = min(canvas_width / width, canvas_height / height)
-    left = (canvas_width - width * scale) / 2
-    top = (canvas_height - height * scale) / 2
-    centres = [(i + 0.5) * side / grid for i in range(grid)]
-    # Per tile, where the centres are in the picture: columns, rows.
-    places = [
-        ([x * width / side for x in centres], [y * height / side for y in centres])
-    ]
-    for corner_y in range(0, canvas_height, side):
-        for corner_x in range(0, canvas_width, side):
-            columns = [(x + corner_x - left) / scale for x in centres]
-            rows = [(y + corner_y - top) / scale for y in centres]
-            places.append((columns, rows))
-    margin = 0.02 * min(width, height)
-    found = []
-    for columns, rows in places:
-        tile: list[int | None] = [None] * grid**2
-        for index, (x0, y0, x1, y1) in enumerate(drawing.boxes):
-            inside = [i for i, x in enumerate(columns) if x0 - margin < x < x1 + margin]
-            for j, y in enumerate(rows):
-                if y0 - margin < y < y1 + margin:
-                    for i in inside:
-                        tile[j * grid + i] = index
-        found.append(tile)
-    return found
-
-
-def _numbers(scene: Scene, index: int | None, knows_place: bool) -> tuple[int, ...]:
-    """As in `PatchBatch.labels`."""
-    if index is None:
-        return 0, 0, 0, 0
-    thing = scene.things[index]
-    colour = list(pictures.COLOURS).index(thing.colour)
-    row, column = divmod(thing.place, 3) if knows_place else (-2, -2)
-    return 1 + colour, 1 + pictures.KINDS.index(thing.kind), 1 + row, 1 + column

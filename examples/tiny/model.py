@@ -280,6 +280,10 @@ class Lladav(nn.Module):
         x = self.layer_outputs(embeds)[-1]
         return self.model.norm(x[:, x.shape[1] - num_canvas :])
 
+    def read(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of ``[..., hidden]`` behind any layer."""
+        return self.lm_head(self.model.norm(hidden))
+
     def layer_outputs(self, embeds: torch.Tensor) -> list[torch.Tensor]:
         """``[b, n, hidden]`` behind every layer."""
         cos, sin = rotary(embeds.shape[1])

@@ -27,7 +27,7 @@ def draw(log: list[dict[str, Any]], path: Path) -> None:
     first = [line for line in log if "right" in line]
     steps = [line["step"] for line in first]
     left.plot(steps, [line["loss"] for line in first], color=BLUE)
-    left.set(title="First stage", xlabel="step", ylabel="loss", yscale="log")
+    left.set(title="Alignment", xlabel="step", ylabel="loss", yscale="log")
     share = left.twinx()
     share.plot(steps, [line["right"] for line in first], color=ORANGE)
     share.set(ylim=(0, 1))
@@ -54,7 +54,7 @@ def draw(log: list[dict[str, Any]], path: Path) -> None:
             label=task,
         )
     right.set(title="Held-out pictures", xlabel="step", ylabel="exact matches")
-    right.set(ylim=(0, 1))
+    right.set(ylim=(0, 1.03))
     right.legend(frameon=False)
     for axes in (left, middle, right):
         axes.spines[["top"]].set_visible(False)

@@ -112,6 +112,12 @@ def load() -> Tokenizer:
     return Tokenizer.from_str(json.dumps(tokenizer_json()))
 
 
+def word_id(encoder: Tokenizer, word: object) -> int:
+    """The id of a word with a space before it."""
+    (found,) = encoder.encode(f" {word}", add_special_tokens=False).ids
+    return int(found)
+
+
 def write(directory: Path) -> None:
     """Write the three files of the tokenizer."""
     for name, content in (

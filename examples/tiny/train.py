@@ -34,7 +34,17 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from examples.tiny import align, batches, export, pictures, questions, tokenizer
+from examples.tiny import (
+    align,
+    batches,
+    export,
+    patches,
+    pictures,
+    questions,
+    scaffold,
+    tokenizer,
+)
+from examples.tiny.curriculum import STAGES
 from examples.tiny.model import Lladav
 from examples.tiny.muon import Muon
 from examples.tiny.sampler import Denoising, answer
@@ -81,32 +91,20 @@ def autocast(arguments: argparse.Namespace) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=arguments.bfloat16)
 
 
-def losses(model: Lladav, batch: batches.Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """The objective, and how far visual tokens are from the words for what they show.
-
-    The second one is dense and only a scaffold: after two layers (and once more, with
-    the number of the thing in reading order, after four) the head has to read those
-    words off the visual tokens.
-    """
+def losses(model: Lladav, batch: batches.Batch) -> dict[str, torch.Tensor]:
+    """The objective ("loss"), and those of `scaffold.losses`."""
     # The prompt's tail has no weight: only what follows it needs the head.
     num_canvas = int((batch.weights.amax(0) > 0).int().flip(0).cumsum(0).argmax()) + 1
     visual = model.visual_embeddings(batch.tiles, batch.size)
     embeds = model.embed(visual, batch.before, batch.behind)
     outputs = model.layer_outputs(embeds)
     weights = batch.weights[:, -num_canvas:]
-    masked = outputs[-1][:, -num_canvas:][weights > 0]
-    logits = model.lm_head(model.model.norm(masked))
-    words = torch.zeros(())
-    is_labelled = batch.labels[..., 0] != batches.NO_LABEL
-    labels = batch.labels[is_labelled]
-    first = batch.before.shape[1]
-    for layer, count in ((2, 4), (4, 5)):
-        seen = outputs[layer - 1][:, first : first + visual.shape[1]][is_labelled]
-        read = model.lm_head(model.model.norm(seen)).float().log_softmax(dim=-1)
-        words = words - read.gather(1, labels[:, :count]).mean()
-    targets = batch.targets[:, -num_canvas:][weights > 0]
+    is_masked = weights > 0
+    logits = model.read(outputs[-1][:, -num_canvas:][is_masked])
+    targets = batch.targets[:, -num_canvas:][is_masked]
     each = F.cross_entropy(logits.float(), targets, reduction="none")
-    return (each * weights[weights > 0]).sum() / len(batch.behind), words / 2
+    loss = (each * weights[is_masked]).sum() / len(batch.behind)
+    return {"loss": loss, **scaffold.losses(model, batch, outputs)}
 
 
 def rate_factor(step: int, steps: int, warmup: int, decay: float) -> float:
@@ -151,7 +149,7 @@ def train_alignment(
     optimiser = Optimiser(alignment, arguments.muon_rate, arguments.adam_rate)
     steps = arguments.align_steps
     for step in tqdm(range(steps), desc="alignment", mininterval=5):
-        batch = batches.make_patch_batch(48, arguments.seed, step)
+        batch = patches.make_patch_batch(48, arguments.seed, step)
         with autocast(arguments):
             loss, right = alignment.loss(batch)
         optimiser.step(loss, rate_factor(step, steps, 50, 0.4))
@@ -182,14 +180,8 @@ class Batches(Dataset[batches.Batch]):
         self.encoder = encoder
 
     def __getitem__(self, step: int) -> batches.Batch:
-        stage = sum(step >= start for start in self.arguments.stages)
-        return batches.make_batch(
-            self.encoder,
-            batches.STAGES[stage],
-            self.arguments.batch,
-            self.arguments.seed,
-            step,
-        )
+        stage = STAGES[step >= self.arguments.first_stage]
+        return batches.make_batch(self.encoder, stage, self.arguments.seed, step)
 
 
 def train_all(
@@ -222,22 +214,21 @@ def train_all(
     for step in progress:
         batch = next(made)
         with autocast(arguments):
-            loss, words = losses(model, batch)
+            parts = losses(model, batch)
         factor = rate_factor(step, arguments.steps, 100, arguments.decay)
-        norm = optimiser.step(loss + arguments.scaffold * factor * words, factor)
-        samples += arguments.batch
-        mean = float(loss) if step == first else 0.98 * mean + 0.02 * float(loss)
+        loss = parts["loss"] + factor * sum(
+            weight * parts[name]
+            for name, weight in scaffold.WEIGHTS.items()
+            if name in parts
+        )
+        norm = optimiser.step(loss, factor)
+        samples += len(batch.behind)
+        values = {name: part.item() for name, part in parts.items()}
+        mean = values["loss"] if step == first else 0.98 * mean + 0.02 * values["loss"]
         is_last = step + 1 == arguments.steps
         if step % 20 == 0 or is_last:
             progress.set_postfix(loss=f"{mean:.3f}")
-            log.write(
-                stage="all",
-                step=step,
-                loss=float(loss),
-                mean=mean,
-                norm=norm,
-                words=float(words),
-            )
+            log.write(stage="all", step=step, mean=mean, norm=norm, **values)
         if (step + 1) % arguments.eval_every == 0 or is_last:
             with autocast(arguments):
                 found = accuracies(model, encoder, asked)
@@ -270,15 +261,11 @@ def main() -> None:
         "--bfloat16", action="store_true", help="for CPUs with products in bfloat16"
     )
     parser.add_argument("--align-steps", type=int, default=1500)
-    parser.add_argument("--steps", type=int, default=6500)
-    parser.add_argument("--decay", type=float, default=0.45, help="share of the steps")
-    parser.add_argument("--batch", type=int, default=40)
-    parser.add_argument("--muon-rate", type=float, default=5e-3)
-    parser.add_argument("--adam-rate", type=float, default=3e-3)
-    parser.add_argument("--scaffold", type=float, default=0.2)
-    parser.add_argument(
-        "--stages", type=int, nargs=2, default=(500, 1500), help="first steps"
-    )
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--decay", type=float, default=0.5, help="share of the steps")
+    parser.add_argument("--muon-rate", type=float, default=4e-3)
+    parser.add_argument("--adam-rate", type=float, default=2e-3)
+    parser.add_argument("--first-stage", type=int, default=400, help="steps of it")
     parser.add_argument("--eval-every", type=int, default=400)
     parser.add_argument("--eval-per-kind", type=int, default=16)
     arguments = parser.parse_args()
