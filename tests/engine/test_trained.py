@@ -40,7 +40,7 @@ def share_right(engine: Engine, task: str, **args: object) -> float:
 
 
 @pytest.mark.parametrize(
-    ("task", "gen_length", "least"), [("word", 16, 0.9), ("sentence", 32, 0.9)]
+    ("task", "gen_length", "least"), [("word", 16, 0.9), ("sentence", 32, 0.8)]
 )
 def test_right_answers(trained: Engine, task: str, gen_length: int, least: float):
     exact = {"gen_length": gen_length, "prune_rate": 0}
@@ -50,4 +50,4 @@ def test_right_answers(trained: Engine, task: str, gen_length: int, least: float
 def test_right_answers_fast_and_pruned(trained: Engine):
     """As ``make serve`` prunes."""
     args = {"gen_length": 32, "denoising": "fast", "prune_layer": 6}
-    assert share_right(trained, "sentence", **args) >= 0.9
+    assert share_right(trained, "sentence", **args) >= 0.8

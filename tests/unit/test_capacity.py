@@ -47,6 +47,9 @@ ROUND = Machine(
     request_overhead=0,
 )
 
+SLACK = 1e-6
+"""Means leave out what is rarer than `vllm_lladav.capacity.model.RARE`, 1e-9 each."""
+
 counts = st.integers(1, 64)
 
 
@@ -310,7 +313,7 @@ def test_more_requests(
     engine = make_engine(full_step_tokens=full_step_tokens)
     capacity = Capacity(machine, engine, plan)
     rate, more = map(capacity.requests_per_second, (count, 2 * count))
-    assert rate * (1 - 1e-9) <= more <= 2 * rate * (1 + 1e-9)
+    assert rate * (1 - SLACK) <= more <= 2 * rate * (1 + SLACK)
 
 
 @settings(deadline=None)
@@ -323,7 +326,7 @@ def test_a_burst_waits_no_less_than_a_mix(plan: StepPlan, machine: Machine, coun
     num_steps = len(capacity.load.steps)
     mixed = count / capacity.requests_per_second(count)
     tile = engine.head_bytes / machine.reached_bandwidth
-    assert capacity.burst_seconds(count) >= mixed * (1 - 1e-9) - num_steps * tile
+    assert capacity.burst_seconds(count) >= mixed * (1 - SLACK) - num_steps * tile
 
 
 @settings(deadline=None)
