@@ -99,7 +99,7 @@ class _Turn:
 
 def make_batch(encoder: Tokenizer, stage: Stage, seed: str, step: int) -> Batch:
     rng = random.Random(f"{seed} {step}")
-    size = rng.choices(list(stage.sizes), list(stage.sizes.values()))[0]
+    (size,) = rng.choices(list(stage.sizes), list(stage.sizes.values()))
     (dialogue,) = rng.choices(*zip(*stage.dialogues, strict=True))
     scenes: list[Scene] = []
     asked: list[list[Question]] = []

@@ -207,7 +207,7 @@ LESSON_KINDS: dict[str, Asker] = {
     "yes-no-colour": _is_there_by("colour", tuple(pictures.COLOURS)),
     "count-kind": _count_kind,
 }
-"""By colour or kind alone, what "place" and "yes-no" ask by both."""
+"""What "place" and "yes-no" ask by colour and kind, by one of them; "count" by kind."""
 COUNT_KINDS = ("count", "count-kind")
 _ASKERS = {**WORD_KINDS, **SENTENCE_KINDS, **LESSON_KINDS}
 

@@ -3,8 +3,7 @@
 
 A word of an answer says little about how it is found: which question words matter,
 which visual tokens they mean, what of these to answer. Each step gets a loss of its
-own, in the middle of the decoder; without them, questions by colour and kind stayed a
-guess for 6,500 steps. The losses fade with the learning rate.
+own, in the middle of the decoder. The losses fade with the learning rate.
 """
 
 import torch
@@ -51,7 +50,7 @@ def losses(
     at = sought.sequences, sought.positions + last
     named = _read(model, outputs[NAMED_LAYER - 1][at])
     found["named"] = -_mean_of_known(named, sought.named).mean()
-    mass = attention(model, outputs[FIND_LAYER - 2], at, batch)
+    mass = attention_mass(model, outputs[FIND_LAYER - 2], at, batch)
     found["attention"] = -(sought.shares * (mass + _SMALLEST).log()).sum(-1).mean()
     logs = _read(model, outputs[FIND_LAYER - 1][at])
     words = batch.words[sought.sequences][..., :4]
@@ -84,7 +83,7 @@ def _shown(model: Lladav, batch: Batch, outputs: list[torch.Tensor]) -> torch.Te
     return torch.stack(parts).mean()
 
 
-def attention(
+def attention_mass(
     model: Lladav,
     hidden: torch.Tensor,
     at: tuple[torch.Tensor, torch.Tensor],

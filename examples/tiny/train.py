@@ -265,7 +265,9 @@ def main() -> None:
     parser.add_argument("--decay", type=float, default=0.5, help="share of the steps")
     parser.add_argument("--muon-rate", type=float, default=4e-3)
     parser.add_argument("--adam-rate", type=float, default=2e-3)
-    parser.add_argument("--first-stage", type=int, default=400, help="steps of it")
+    parser.add_argument(
+        "--first-stage", type=int, default=400, help="steps of easier batches"
+    )
     parser.add_argument("--eval-every", type=int, default=400)
     parser.add_argument("--eval-per-kind", type=int, default=16)
     arguments = parser.parse_args()

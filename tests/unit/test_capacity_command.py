@@ -14,9 +14,7 @@ from safetensors import safe_open
 from vllm_lladav import command
 from vllm_lladav.capacity.checkpoint import PRESETS, read_checkpoint
 from vllm_lladav.capacity.engine import LOGITS_TILE_BYTES, TILES_PER_FORWARD, Engine
-from vllm_lladav.capacity.model import (
-    CONCURRENCY,
-)
+from vllm_lladav.capacity.model import CONCURRENCY
 from vllm_lladav.flops import ModelShape
 
 EIGHT = PRESETS["8b"]

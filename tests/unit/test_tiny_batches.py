@@ -88,7 +88,7 @@ def test_uniform_attention_counts_tokens():
     length = before + num_visual + batch.behind.shape[1]
     hidden = torch.randn(len(batch.behind), length, model.lm_head.in_features)
     at = sought.sequences, sought.positions + before + num_visual
-    mass = scaffold.attention(model, hidden, at, batch)
+    mass = scaffold.attention_mass(model, hidden, at, batch)
     for row, sequence in zip(mass, sought.sequences, strict=True):
         shown = batch.shown[sequence]
         tokens = [int((shown == thing).sum()) for thing in range(3)]
