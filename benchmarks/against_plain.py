@@ -41,9 +41,9 @@ from against_engine import GEN_LENGTH, drawn, noise, running
 from common import machine
 from plain_loop import PlainLladav, keep_freed_memory
 
-from vllm_lladav.eval.environment import environment
-from vllm_lladav.model.anyres import largest_image, num_visual_tokens
+from vllm_lladav.model.lladav.anyres import largest_image, num_visual_tokens
 from vllm_lladav.tiny import TRAINED
+from vllm_lladav.tools.eval.environment import environment
 
 COMPARISONS = ("exact", "concurrent", "approximate")
 

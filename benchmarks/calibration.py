@@ -26,7 +26,7 @@ def install_timers(worker: Any) -> None:
     """In the worker: add up the seconds spent in each of `PARTS`."""
     import time
 
-    from vllm_lladav.denoising.sampler import DenoisingSampler
+    from vllm_lladav.worker.sampler import DenoisingSampler
 
     model = worker.get_model()
     model.seconds = dict.fromkeys(("decoder", "head", "vision"), 0.0)
@@ -153,9 +153,9 @@ class Calibration:
         self.bandwidths += self.llm.collective_rpc(measure_bandwidth)
 
     def machine(self) -> Any:
-        """A :class:`vllm_lladav.capacity.machine.Machine` of what is reached: its
+        """A :class:`vllm_lladav.tools.capacity.machine.Machine` of what is reached: its
         shares are 1."""
-        from vllm_lladav.capacity.machine import Machine
+        from vllm_lladav.tools.capacity.machine import Machine
 
         overhead, request_overhead = self.overheads
         return Machine(

@@ -75,9 +75,12 @@ def request_sizes(args: argparse.Namespace) -> tuple[int, int]:
     """Tokens of a request without and with pruning, canvas included."""
     from transformers import AutoTokenizer
 
-    from vllm_lladav.model.anyres import AnyresGeometry, num_visual_tokens
-    from vllm_lladav.model.config import register_config
-    from vllm_lladav.model.prompt import default_chat_template, encode_with_images
+    from vllm_lladav.model.lladav.anyres import AnyresGeometry, num_visual_tokens
+    from vllm_lladav.model.lladav.config import register_config
+    from vllm_lladav.model.lladav.prompt import (
+        default_chat_template,
+        encode_with_images,
+    )
     from vllm_lladav.pruning.params import num_kept
     from vllm_lladav.tiny import ensure_checkpoint
 

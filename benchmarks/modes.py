@@ -47,7 +47,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 def describe_model(worker: Any) -> bytes:
     """Its shape, pickled: vLLM would make a dictionary of it."""
-    from vllm_lladav.flops import ModelShape
+    from vllm_lladav.tools.flops import ModelShape
 
     model = worker.get_model()
     return pickle.dumps(ModelShape.from_config(model.config, model.padded_vocab_size))
@@ -118,8 +118,8 @@ class Bench:
         """Of the decoder and the head, for one request."""
         from vllm_lladav.denoising.params import DenoisingParams
         from vllm_lladav.denoising.plan import StepPlan
-        from vllm_lladav.flops import request_flops
         from vllm_lladav.pruning.params import PruneStage, PruningParams
+        from vllm_lladav.tools.flops import request_flops
 
         if "confidence_threshold" in MODES[mode]:
             return None

@@ -21,9 +21,9 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoTokenizer, SiglipVisionModel
 
-from vllm_lladav.model.anyres import AnyresGeometry, merge_tiles, preprocess
-from vllm_lladav.model.config import LladavConfig, register_config
-from vllm_lladav.model.vision import (
+from vllm_lladav.model.lladav.anyres import AnyresGeometry, merge_tiles, preprocess
+from vllm_lladav.model.lladav.config import LladavConfig, register_config
+from vllm_lladav.model.lladav.vision import (
     NEWLINE_NAME,
     PROJECTOR_PREFIX,
     TOWER_PREFIX,

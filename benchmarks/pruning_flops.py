@@ -35,7 +35,7 @@ import torch
 from common import machine, noise_image, parse_size
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vllm_lladav.flops import ModelShape, request_flops
+from vllm_lladav.tools.flops import ModelShape, request_flops
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -186,9 +186,9 @@ def install_probe(worker: Any) -> None:
     """Wrap what runs for a request."""
     from vllm import _custom_ops as kernels
 
-    from vllm_lladav.denoising import sampler
-    from vllm_lladav.model.cpu_attention import SplitAttentionImpl
-    from vllm_lladav.pruning.prune_pass import PrunePass
+    from vllm_lladav.worker import sampler
+    from vllm_lladav.worker.cpu_attention import SplitAttentionImpl
+    from vllm_lladav.worker.prune_pass import PrunePass
 
     model, runner = worker.get_model(), worker.model_runner
     probe = model.probe = Probe()
@@ -235,7 +235,7 @@ def take_figures(worker: Any) -> dict[str, Any]:
 def describe_model(worker: Any) -> bytes:
     """Its shape and the geometry of its tiles, pickled: vLLM would make dictionaries
     of them."""
-    from vllm_lladav.model.vision import geometry_from_config
+    from vllm_lladav.model.lladav.vision import geometry_from_config
 
     model = worker.get_model()
     shape = ModelShape.from_config(model.config, model.padded_vocab_size)
@@ -307,7 +307,7 @@ class Bench:
         """The same request by the formula."""
         from vllm_lladav.denoising.params import DenoisingParams
         from vllm_lladav.denoising.plan import StepPlan
-        from vllm_lladav.model.anyres import num_visual_tokens, tile_layout
+        from vllm_lladav.model.lladav.anyres import num_visual_tokens, tile_layout
         from vllm_lladav.pruning.params import PruneStage, PruningParams
 
         stages = (PruneStage(1, self.layer, rate),) if rate else ()

@@ -5,10 +5,10 @@
 
 One engine answers requests with images that it has not seen, while one thing grows at
 a time: tiles of an image, canvas length, requests at once, images of a request. Next
-to each measurement stands what ``vllm_lladav.capacity`` computes for it from figures
-that were measured in the same run (``calibration.py``): the rate of matrix products,
-the memory bandwidth, and the overhead of a step. Requests start together, so what is
-computed is ``Capacity.burst_seconds``. ``docs/capacity.md`` has the results.
+to each measurement stands what ``vllm_lladav.tools.capacity`` computes for it from
+figures that were measured in the same run (``calibration.py``): the rate of matrix
+products, the memory bandwidth, and the overhead of a step. Requests start together, so
+what is computed is ``Capacity.burst_seconds``. ``docs/capacity.md`` has the results.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class Bench:
     def __init__(self, model: str, chosen: list[Case]) -> None:
         from vllm import LLM
 
-        from vllm_lladav.capacity.checkpoint import read_checkpoint
+        from vllm_lladav.tools.capacity.checkpoint import read_checkpoint
 
         self.checkpoint = read_checkpoint(model)
         lengths = {case: self.longest(case) for case in chosen}
@@ -129,10 +129,10 @@ class Bench:
         self, case: Case, found: dict[str, Any], machine: Any
     ) -> dict[str, Any]:
         """Seconds by the capacity model, and by part."""
-        from vllm_lladav.capacity.engine import Engine
-        from vllm_lladav.capacity.model import Capacity
-        from vllm_lladav.capacity.request import Images, make_plan
-        from vllm_lladav.capacity.step import step_parts
+        from vllm_lladav.tools.capacity.engine import Engine
+        from vllm_lladav.tools.capacity.model import Capacity
+        from vllm_lladav.tools.capacity.request import Images, make_plan
+        from vllm_lladav.tools.capacity.step import step_parts
 
         tokens, num_tiles = self.checkpoint.visual(self.sizes(case), case.mode)
         assert sum(tokens) == found["visual_tokens"], (tokens, found)
@@ -226,7 +226,7 @@ def main() -> None:
         from midsize import ensure_midsize
 
         args.model = str(ensure_midsize())
-    from vllm_lladav.capacity.machine import describe
+    from vllm_lladav.tools.capacity.machine import describe
 
     chosen = [case for case in cases(args.quick) if case.sweep in args.sweeps]
     bench = Bench(args.model, chosen)

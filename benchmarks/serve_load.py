@@ -34,8 +34,8 @@ import requests
 from common import machine, noise_image, parse_size
 from server import CHAT, VLLM, Sampler, Server, chat_body, serve, summarise
 
-from vllm_lladav.cli import MODEL_ALIASES, resolve_alias
-from vllm_lladav.eval.environment import environment
+from vllm_lladav.model.aliases import MODEL_ALIASES, resolve_alias
+from vllm_lladav.tools.eval.environment import environment
 
 PRESETS = ("exact", "pruned", "fast", "fast+pruned")
 PERCENTILES = (50, 95, 99)

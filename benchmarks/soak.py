@@ -47,7 +47,7 @@ from server import (
     summarise,
 )
 
-from vllm_lladav.eval.environment import environment
+from vllm_lladav.tools.eval.environment import environment
 
 MODEL = "lladav-tiny"
 NUM_PICTURES = 100

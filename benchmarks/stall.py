@@ -53,7 +53,7 @@ class Bench:
         first, self.num_images = self.num_images, self.num_images + count
         tokenizer = self.llm.get_tokenizer()
         content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
-        from vllm_lladav.model.prompt import CHAT_TEMPLATE_FILE
+        from vllm_lladav.model.lladav.prompt import CHAT_TEMPLATE_FILE
 
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}],

@@ -47,7 +47,7 @@ def install_timers(worker: Any) -> None:
     """In the worker: add up the seconds of each part, and count forward passes."""
     import time
 
-    from vllm_lladav.denoising.sampler import DenoisingSampler
+    from vllm_lladav.worker.sampler import DenoisingSampler
 
     model, state = worker.get_model(), worker.model_runner.model_state
     model.seconds = {}

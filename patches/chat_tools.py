@@ -17,7 +17,7 @@ def apply() -> None:
     from vllm.exceptions import VLLMValidationError
     from vllm.renderers import hf
 
-    from vllm_lladav.model.config import ARCHITECTURE
+    from vllm_lladav.model.lladav.config import ARCHITECTURE
 
     resolve_chat_template = hf.resolve_chat_template
     if hasattr(resolve_chat_template, "lladav"):

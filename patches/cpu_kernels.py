@@ -59,7 +59,7 @@ def _allow_for_lladav() -> None:
     import vllm.config.vllm as config_module
     from vllm.config import VllmConfig
 
-    from vllm_lladav.model.config import ARCHITECTURE
+    from vllm_lladav.model.lladav.config import ARCHITECTURE
 
     unsupported_features = VllmConfig._get_v2_model_runner_unsupported_features
 

@@ -17,7 +17,7 @@ from typing import Any
 def apply() -> None:
     from vllm.config import ModelConfig
 
-    from vllm_lladav.model.config import ARCHITECTURE
+    from vllm_lladav.model.lladav.config import ARCHITECTURE
 
     get_diff_sampling_param = ModelConfig.get_diff_sampling_param
     if hasattr(get_diff_sampling_param, "lladav"):
@@ -25,7 +25,7 @@ def apply() -> None:
 
     @functools.wraps(get_diff_sampling_param)
     def with_official_defaults(self: Any) -> dict[str, Any]:
-        from vllm_lladav.request import DefaultMaxTokens
+        from vllm_lladav.frontend.request import DefaultMaxTokens
 
         params = get_diff_sampling_param(self)
         if self.architecture == ARCHITECTURE:

@@ -22,8 +22,8 @@ def apply() -> None:
     from vllm.v1.metrics.stats import SchedulerStats
     from vllm.v1.spec_decode.metrics import SpecDecodingLogging
 
-    from vllm_lladav.engine.metrics import DenoisingStats
-    from vllm_lladav.model.config import ARCHITECTURE
+    from vllm_lladav.model.lladav.config import ARCHITECTURE
+    from vllm_lladav.scheduler.stats import DenoisingStats
 
     declared = DenoisingStats | None
     if SchedulerStats.__annotations__["spec_decoding_stats"] == declared:

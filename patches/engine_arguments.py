@@ -21,9 +21,10 @@ def apply() -> None:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.platforms import current_platform
 
-    from vllm_lladav import cli
-    from vllm_lladav.engine.cpu_dtype import computes_bfloat16
-    from vllm_lladav.model.config import ARCHITECTURE
+    from vllm_lladav.frontend.cpu_dtype import computes_bfloat16
+    from vllm_lladav.model.aliases import MODEL_ALIASES, resolve_alias
+    from vllm_lladav.model.lladav.config import ARCHITECTURE
+    from vllm_lladav.options import flags
 
     if hasattr(EngineArgs.create_engine_config, "lladav"):
         return
@@ -35,13 +36,13 @@ def apply() -> None:
     @functools.wraps(add_cli_args)
     def add_with_ours(parser: Any) -> Any:
         parser = add_cli_args(parser)
-        cli.add_arguments(parser)
+        flags.add_arguments(parser)
         return parser
 
     @functools.wraps(from_cli_args)
     def from_args_with_ours(cls: type, args: Any) -> Any:
         engine_args = from_cli_args(cls, args)
-        merged = cli.merge_arguments(args, engine_args.additional_config)
+        merged = flags.merge_arguments(args, engine_args.additional_config)
         # The processes of further API servers get these arguments and read them
         # before they load plugins.
         args.additional_config = engine_args.additional_config = merged
@@ -49,11 +50,11 @@ def apply() -> None:
 
     @functools.wraps(create_engine_config)
     def create_with_alias(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.model in cli.MODEL_ALIASES:
+        if self.model in MODEL_ALIASES:
             self.served_model_name = self.served_model_name or self.model
             if self.tokenizer == self.model:
                 self.tokenizer = None
-            self.model = cli.resolve_alias(self.model)
+            self.model = resolve_alias(self.model)
         if (
             self.dtype == "auto"
             and current_platform.is_cpu()
@@ -67,12 +68,12 @@ def apply() -> None:
         }
         config = create_engine_config(self, *args, **kwargs)
         if config.model_config.architecture == ARCHITECTURE:
-            cli.refuse(asked_for)
+            flags.refuse(asked_for)
         return config
 
     @functools.wraps(get_model_path)
     def get_path_of_alias(model: Any, revision: str | None = None) -> Any:
-        if model in cli.MODEL_ALIASES:
+        if model in MODEL_ALIASES:
             return model  # resolved in create_engine_config
         return get_model_path(model, revision)
 

@@ -17,7 +17,7 @@ from typing import Any
 def apply() -> None:
     from vllm.v1.engine.input_processor import InputProcessor
 
-    from vllm_lladav.model.config import ARCHITECTURE
+    from vllm_lladav.model.lladav.config import ARCHITECTURE
 
     process_inputs = InputProcessor.process_inputs
     if hasattr(process_inputs, "lladav"):
@@ -29,7 +29,7 @@ def apply() -> None:
     ) -> Any:
         if self.model_config.architecture != ARCHITECTURE:
             return process_inputs(self, request_id, prompt, params, *args, **kwargs)
-        from vllm_lladav.engine.admission import check_request, resolve_request
+        from vllm_lladav.frontend.admission import check_request, resolve_request
 
         check_request(prompt, params)
         request = process_inputs(self, request_id, prompt, params, *args, **kwargs)

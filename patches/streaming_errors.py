@@ -21,7 +21,7 @@ def apply() -> None:
     from vllm.exceptions import VLLMValidationError
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from vllm_lladav.model.config import ARCHITECTURE
+    from vllm_lladav.model.lladav.config import ARCHITECTURE
 
     generate = AsyncLLM.generate
     beam_search = BeamSearchOnlineMixin.beam_search

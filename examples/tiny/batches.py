@@ -19,7 +19,7 @@ from examples.tiny.patches import patch_things
 from examples.tiny.pictures import Scene
 from examples.tiny.questions import Question
 from examples.tiny.tokenizer import word_id
-from vllm_lladav.model.anyres import preprocess
+from vllm_lladav.model.lladav.anyres import preprocess
 
 _IDS = tokenizer.special_ids()
 EOT_ID, MASK_ID = _IDS[tokenizer.EOT], _IDS[tokenizer.MASK]

@@ -2,7 +2,7 @@
 """LLaDA-V in plain PyTorch, scaled down, for training.
 
 The names in the state dict are those of the official checkpoint. The arithmetic of
-tiles and visual tokens is the server's own (`vllm_lladav.model.anyres`).
+tiles and visual tokens is the server's own (`vllm_lladav.model.lladav.anyres`).
 """
 
 import math
@@ -13,7 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vllm_lladav.model.anyres import AnyresGeometry, merge_tiles, num_visual_tokens
+from vllm_lladav.model.lladav.anyres import (
+    AnyresGeometry,
+    merge_tiles,
+    num_visual_tokens,
+)
 from vllm_lladav.tiny.presets import ModelSize
 
 TILE_SIZE = 96

@@ -9,7 +9,7 @@ import torch
 from examples.tiny import pictures
 from examples.tiny.model import GEOMETRY
 from examples.tiny.pictures import Drawing, Scene
-from vllm_lladav.model.anyres import preprocess, select_best_resolution
+from vllm_lladav.model.lladav.anyres import preprocess, select_best_resolution
 
 
 @dataclass(frozen=True)

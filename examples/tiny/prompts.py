@@ -6,7 +6,7 @@ from functools import lru_cache
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from vllm_lladav.model.prompt import CHAT_TEMPLATE_FILE, IMAGE_MARK
+from vllm_lladav.model.lladav.prompt import CHAT_TEMPLATE_FILE, IMAGE_MARK
 from vllm_lladav.tiny.tokenizer import EOT, STARTOFTEXT
 
 
@@ -35,7 +35,7 @@ def prompt_ids(tokenizer: Tokenizer, question: str) -> tuple[list[int], list[int
     """Token ids before the picture and behind it.
 
     The first token behind the picture, a newline, is dropped, as the official code
-    does (`vllm_lladav.model.prompt.encode_with_images`).
+    does (`vllm_lladav.model.lladav.prompt.encode_with_images`).
     """
     before, behind = prompt_text(question).split(IMAGE_MARK)
     return list(_encode(tokenizer, before)), list(_encode(tokenizer, behind)[1:])

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from examples.tiny import prompts
 from examples.tiny.batches import BANNED_IDS, EOT_ID, MASK_ID
 from examples.tiny.model import GEOMETRY, Lladav
-from vllm_lladav.model.anyres import preprocess
+from vllm_lladav.model.lladav.anyres import preprocess
 
 
 @dataclass(frozen=True)

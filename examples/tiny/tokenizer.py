@@ -15,7 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from examples.tiny import pictures
-from vllm_lladav.model.prompt import CHAT_TEMPLATE_FILE
+from vllm_lladav.model.lladav.prompt import CHAT_TEMPLATE_FILE
 from vllm_lladav.tiny import tokenizer as random_tokenizer
 from vllm_lladav.tiny.tokenizer import (
     CLS,

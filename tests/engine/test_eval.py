@@ -12,12 +12,12 @@ from PIL import Image
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
-from vllm_lladav import command
-from vllm_lladav.eval import engine as eval_engine
-from vllm_lladav.eval.cost import CostModel, is_estimate
-from vllm_lladav.eval.engine import EngineTarget
-from vllm_lladav.eval.questions import Question, read_questions
-from vllm_lladav.eval.settings import Lengths, plan_sweep
+from vllm_lladav.tools import command
+from vllm_lladav.tools.eval import engine as eval_engine
+from vllm_lladav.tools.eval.cost import CostModel, is_estimate
+from vllm_lladav.tools.eval.engine import EngineTarget
+from vllm_lladav.tools.eval.questions import Question, read_questions
+from vllm_lladav.tools.eval.settings import Lengths, plan_sweep
 
 LENGTHS = Lengths(gen_length=8, block_length=4)
 SETTINGS = plan_sweep(

@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from vllm.exceptions import VLLMValidationError
 
-from vllm_lladav.inspect.drawing import draw
-from vllm_lladav.inspect.patch_map import Box, map_visual_tokens
-from vllm_lladav.inspect.run import inspect_pruning
-from vllm_lladav.model.anyres import IMAGE_MODES, num_visual_tokens, preprocess
+from vllm_lladav.model.lladav.anyres import IMAGE_MODES, num_visual_tokens, preprocess
+from vllm_lladav.tools.inspect.drawing import draw
+from vllm_lladav.tools.inspect.patch_map import Box, map_visual_tokens
+from vllm_lladav.tools.inspect.run import inspect_pruning
 
 
 @pytest.mark.parametrize("name", ["prune_r50_k2_all", "prune_r75_k3_all"])

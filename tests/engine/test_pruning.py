@@ -22,8 +22,8 @@ from tests.golden.cases import GoldenCase
 from tests.reference.decoder import Decoder
 from tests.reference.loop import Arguments, generate
 from tests.reference.pruning import PrunedLogits, Stage, fastv, similarity
-from vllm_lladav.denoising.state import DenoisingState
 from vllm_lladav.tiny.presets import MASK_ID, NUM_TOKENS
+from vllm_lladav.worker.state import DenoisingState
 
 PRUNED = ("prune_r50_k2_all", "prune_r75_k3_all")
 

@@ -11,7 +11,7 @@ from tests.golden.cases import GoldenCase
 from tests.server.client import user_message
 from tests.server.metrics import Counted
 from tests.server.process import ServerProcess
-from vllm_lladav import command
+from vllm_lladav.tools import command
 
 SETTINGS = ("exact", "dual", "random 0.5@2", "random 0.5@2 + dual")
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from vllm import SamplingParams
 
-from vllm_lladav.config import ServerConfig
-from vllm_lladav.denoising.params import DenoisingParams
-from vllm_lladav.request import Limits, denoising_params, resolve
+from vllm_lladav.denoising.params import DenoisingParams, denoising_params
+from vllm_lladav.frontend.request import Limits, resolve
+from vllm_lladav.options.server import ServerConfig
 
 END = 7
 ROOMY = Limits(

@@ -10,11 +10,11 @@ all tensor-parallel ranks, and a preempted request that starts again, agree.
 """
 
 from collections.abc import Callable
-from enum import IntEnum
 
 import numpy as np
 import torch
 
+from vllm_lladav.denoising.marks import FinishMark
 from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import Span, StepIndex
 from vllm_lladav.denoising.unmasking import (
@@ -26,18 +26,6 @@ from vllm_lladav.denoising.unmasking import (
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """Positions ``[n]`` -> predicted tokens ``[n]`` (both int64)."""
-
-
-class FinishMark(IntEnum):
-    """Closes a finished request's token list on its way to the scheduler.
-
-    A stop string is marked with ``STOP_STRING - index`` of the string in the
-    request.
-    """
-
-    LENGTH = -1
-    END_TOKEN = -2
-    STOP_STRING = -3
 
 
 class Canvas:

@@ -8,12 +8,25 @@ block comes next, where the answer stops, what was pruned.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Self
 
 _BLOCK = -(1 << 26)
 _STOP = -(1 << 27)
 _KEPT = -(1 << 28)
 _MICROSECONDS = -(1 << 30)
+
+
+class FinishMark(IntEnum):
+    """Closes a finished request's token list on its way to the scheduler.
+
+    A stop string is marked with ``STOP_STRING - index`` of the string in the
+    request.
+    """
+
+    LENGTH = -1
+    END_TOKEN = -2
+    STOP_STRING = -3
 
 
 @dataclass(frozen=True)

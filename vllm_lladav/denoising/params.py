@@ -2,9 +2,12 @@
 """The validated denoising parameters of one request."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from vllm_lladav.pruning.params import PruningParams
+
+RESOLVED_KEY = "lladav"
+"""Where in ``SamplingParams.extra_args`` the resolved parameters travel."""
 
 REMASKING = ("low_confidence", "random")
 CACHES = ("none", "prompt", "prefix", "dual")
@@ -122,3 +125,23 @@ class DenoisingParams:
                 "seed": seed,
             }
         )
+
+
+class Sampling(Protocol):
+    """vLLM's ``SamplingParams``, as far as they matter here."""
+
+    seed: int | None
+    extra_args: dict[str, Any] | None
+
+
+def denoising_params(sampling_params: Sampling | None) -> DenoisingParams:
+    """What the front end stored in a request's sampling parameters."""
+    assert sampling_params is not None and sampling_params.extra_args is not None
+    seed = sampling_params.seed
+    values = sampling_params.extra_args[RESOLVED_KEY]
+    return DenoisingParams.from_values(values, seed)
+
+
+def is_resolved(sampling_params: Sampling | None) -> bool:
+    """Whether the parameters passed through the front end."""
+    return RESOLVED_KEY in ((sampling_params and sampling_params.extra_args) or {})

@@ -15,10 +15,10 @@ from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.models.llama import LlamaModel
 from vllm.platforms import current_platform
 
-from vllm_lladav.model.config import LladavConfig
+from vllm_lladav.model.lladav.config import LladavConfig
 
 if TYPE_CHECKING:
-    from vllm_lladav.pruning.prune_pass import PrunePass
+    from vllm_lladav.worker.prune_pass import PrunePass
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -63,7 +63,7 @@ def attentions(decoder: LlamaModel) -> list[Attention]:
 def use_fast_attention(decoder: LlamaModel) -> None:
     """Choose what vLLM's attention layers, just built, attend with."""
     if current_platform.is_cpu():
-        from vllm_lladav.model.cpu_attention import attend_split
+        from vllm_lladav.worker.cpu_attention import attend_split
 
         attend_split(attentions(decoder))
 

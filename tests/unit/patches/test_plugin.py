@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``register()`` can be called again, and other models do not notice it."""
+
+import inspect
+import json
+import platform
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from vllm import ModelRegistry, envs
+from vllm.config import ModelConfig, VllmConfig
+from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+from vllm.engine import arg_utils
+from vllm.engine.arg_utils import EngineArgs
+from vllm.entrypoints.generate.beam_search.online import BeamSearchOnlineMixin
+from vllm.exceptions import VLLMValidationError
+from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+from vllm.multimodal.media.image import ImageMediaIO
+from vllm.platforms import current_platform
+from vllm.renderers import hf
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.input_processor import InputProcessor
+from vllm.v1.metrics.loggers import LoggingStatLogger, PrometheusStatLogger
+from vllm.v1.metrics.stats import SchedulerStats
+from vllm.v1.worker.gpu.block_table import BlockTables
+
+from vllm_lladav.model.lladav.config import ARCHITECTURE
+from vllm_lladav.plugin import register
+
+WRAPPED: list[tuple[Any, str]] = [
+    (EngineArgs, "add_cli_args"),
+    (EngineArgs, "from_cli_args"),
+    (EngineArgs, "create_engine_config"),
+    (arg_utils, "get_model_path"),
+    (hf, "resolve_chat_template"),
+    (ImageMediaIO, "load_bytes"),
+    (InputProcessor, "process_inputs"),
+    (AsyncLLM, "generate"),
+    (BeamSearchOnlineMixin, "beam_search"),
+    (ModelConfig, "get_diff_sampling_param"),
+    (LoggingStatLogger, "__init__"),
+    (PrometheusStatLogger, "__init__"),
+]
+REPLACED: list[tuple[Any, str]] = [(SchedulerStats, "__annotations__")]
+if current_platform.is_cpu():
+    WRAPPED += [(VllmConfig, "_get_v2_model_runner_unsupported_features")]
+    REPLACED += [
+        (BlockTables, "gather_block_tables"),
+        (BlockTables, "compute_slot_mappings"),
+    ]
+OPTIONS: dict[str, Any] = {"dtype": "float32", "kv_cache_memory_bytes": 1 << 28}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered() -> None:
+    register()
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config of another model."""
+    directory = tmp_path_factory.mktemp("llama")
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "vocab_size": 1000,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "torch_dtype": "float32",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+def test_a_second_call_changes_nothing():
+    before = [vars(owner)[name] for owner, name in WRAPPED + REPLACED]
+    declared = dict(SchedulerStats.__annotations__)
+    config_hook = MODELS_CONFIG_MAP[ARCHITECTURE]
+    register()
+    for (owner, name), old in zip(WRAPPED + REPLACED, before, strict=True):
+        assert vars(owner)[name] is old, name
+    assert SchedulerStats.__annotations__ == declared
+    assert MODELS_CONFIG_MAP[ARCHITECTURE] is config_hook
+
+
+@pytest.mark.parametrize(("owner", "name"), WRAPPED, ids=[name for _, name in WRAPPED])
+def test_patches_wrap_once(owner: Any, name: str):
+    """Right below our wrapper is vLLM's own function."""
+    patched = vars(owner)[name]
+    wrapper = getattr(patched, "__func__", patched)
+    assert "patches" in Path(wrapper.__code__.co_filename).parts
+    original = wrapper.__wrapped__
+    original = getattr(original, "__func__", original)
+    assert "patches" not in Path(original.__code__.co_filename).parts
+
+
+@pytest.mark.skipif(not current_platform.is_cpu(), reason="spins on a GPU machine")
+def test_spins_on_reserved_cores_only():
+    spins = envs.VLLM_CPU_NUM_OF_RESERVED_CPU != 0
+    signature = inspect.signature(SpinCondition)
+    assert bool(signature.parameters["busy_loop_s"].default) == spins
+
+
+@pytest.mark.skipif(
+    not current_platform.is_cpu() or envs.VLLM_CPU_NUM_OF_RESERVED_CPU != 0,
+    reason="vLLM's own waiting",
+)
+@pytest.mark.parametrize(("asked_for", "most"), [(None, 100), (5000, 100), (1, 1)])
+def test_a_lost_wake_up_is_made_good(asked_for: int | None, most: int):
+    """Waiting ends after a while, and its callers look at the buffer again."""
+    polled: list[int] = []
+    condition: Any = object.__new__(SpinCondition)
+    condition.is_reader, condition.busy_loop_s = True, 0
+    condition.last_read = 0.0
+    condition.local_notify_socket = condition.read_cancel_socket = None
+    condition.poller = SimpleNamespace(
+        poll=lambda timeout: polled.append(timeout) or []
+    )
+    condition.wait(asked_for)
+    condition.record_read()
+    condition.last_read -= 0.1  # Not in the same instant: no spinning.
+    condition.wait(asked_for)
+    assert polled == [most, min(most, 2)]
+
+
+def test_model_is_known():
+    assert ARCHITECTURE in ModelRegistry.get_supported_archs()
+
+
+def test_lladav_configuration(tiny_checkpoint: Path):
+    """A denoising scheduler on Model Runner V2, whole prompts, official defaults."""
+    config = EngineArgs(model=str(tiny_checkpoint), **OPTIONS).create_engine_config()
+    scheduler = config.scheduler_config
+    assert config.use_v2_model_runner
+    assert scheduler.get_scheduler_cls().__name__ == "DenoisingScheduler"
+    assert not scheduler.enable_chunked_prefill
+    assert not config.cache_config.enable_prefix_caching
+    assert scheduler.max_num_batched_tokens >= config.model_config.max_model_len
+    defaults = config.model_config.get_diff_sampling_param()
+    assert defaults == {"max_tokens": 128, "temperature": 0.0}
+
+
+def test_alias(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
+    """The served name stays the alias; the server's length is the default."""
+    monkeypatch.setenv("VLLM_LLADAV_MODEL", str(tiny_checkpoint))
+    config = EngineArgs(
+        model="lladav", additional_config={"lladav": {"gen_length": 64}}, **OPTIONS
+    ).create_engine_config()
+    assert config.model_config.model == str(tiny_checkpoint)
+    assert config.model_config.tokenizer == str(tiny_checkpoint)
+    assert config.model_config.served_model_name == "lladav"
+    assert config.model_config.get_diff_sampling_param()["max_tokens"] == 64
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"enable_prefix_caching": True}, "--enable-prefix-caching"),
+        ({"enable_chunked_prefill": True}, "--enable-chunked-prefill"),
+        ({"pipeline_parallel_size": 2}, "--pipeline-parallel-size"),
+        ({"enable_lora": True}, "--enable-lora"),
+        ({"enable_prompt_embeds": True}, "--enable-prompt-embeds"),
+        ({"logits_processors": ["a:b"]}, "--logits-processors"),
+        ({"runner": "pooling"}, "--runner pooling"),
+        (
+            {
+                "speculative_config": {
+                    "method": "ngram",
+                    "num_speculative_tokens": 2,
+                    "prompt_lookup_max": 3,
+                }
+            },
+            "--speculative-config",
+        ),
+        (
+            {"additional_config": {"lladav": {"gen_lenght": 3}}},
+            "gen_lenght; known are",
+        ),
+    ],
+    ids=str,
+)
+def test_unsupported_options_are_refused_at_start(
+    tiny_checkpoint: Path, options: dict[str, Any], words: str
+):
+    with pytest.raises(ValueError) as error:
+        EngineArgs(
+            model=str(tiny_checkpoint), **OPTIONS, **options
+        ).create_engine_config()
+    assert words in str(error.value)
+
+
+@pytest.mark.skipif(not current_platform.is_cpu(), reason="about CPUs")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="vLLM decides")
+@pytest.mark.parametrize(
+    ("has_products", "asked_for", "expected"),
+    [
+        (False, "auto", torch.float32),
+        (True, "auto", torch.bfloat16),
+        (False, "bfloat16", torch.bfloat16),
+    ],
+)
+def test_dtype_is_one_that_the_cpu_computes(
+    monkeypatch: pytest.MonkeyPatch,
+    has_products: bool,
+    asked_for: Any,
+    expected: torch.dtype,
+):
+    """`lladav-tiny` is stored in bfloat16. What the user names is left alone."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_products)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    options = {**OPTIONS, "dtype": asked_for}
+    config = EngineArgs(model="lladav-tiny", **options).create_engine_config()
+    assert config.model_config.dtype == expected
+
+
+# ----------------------------------------------------------------- other models
+def test_configuration_of_another_model_is_left_alone(llama: Path):
+    """Its scheduler, runner, prefix caching, chunked prefill and sampling defaults
+    are what vLLM chooses."""
+    config = EngineArgs(
+        model=str(llama),
+        skip_tokenizer_init=True,
+        enable_prefix_caching=True,
+        enable_chunked_prefill=True,
+        **OPTIONS,
+    ).create_engine_config()
+    assert config.scheduler_config.scheduler_cls is None
+    assert config.scheduler_config.enable_chunked_prefill
+    assert config.cache_config.enable_prefix_caching
+    assert not config.use_v2_model_runner
+    assert config.model_config.get_diff_sampling_param() == {}
+    assert config.additional_config == {}
+
+
+def test_requests_to_another_model_are_not_checked():
+    """They go straight to vLLM's own function, with all arguments."""
+    processor: Any = SimpleNamespace(
+        model_config=SimpleNamespace(architecture="LlamaForCausalLM"),
+        _validate_params=lambda *args: (_ for _ in ()).throw(LookupError(args)),
+    )
+    arguments: list[Any] = ["id", "<image>", "params", ("tasks",)]
+    with pytest.raises(LookupError) as error:
+        InputProcessor.process_inputs(processor, *arguments)
+    assert error.value.args == (("params", ("tasks",)),)
+
+
+def test_tools_are_refused_for_lladav_only():
+    tokenizer: Any = SimpleNamespace(get_chat_template=lambda template, tools: template)
+
+    def resolve(architecture: str, tools: Any) -> Any:
+        model_config: Any = SimpleNamespace(architecture=architecture)
+        return hf.resolve_chat_template(
+            tokenizer, "{{ messages }}", tools, model_config=model_config
+        )
+
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert resolve("LlamaForCausalLM", tools) == "{{ messages }}"
+    assert resolve(ARCHITECTURE, None) == "{{ messages }}"
+    with pytest.raises(VLLMValidationError, match="tools is not supported"):
+        resolve(ARCHITECTURE, tools)

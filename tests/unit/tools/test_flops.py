@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The formula against torch's own count of a plain PyTorch model."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, SiglipVisionConfig, SiglipVisionModel
+
+from tests.reference.decoder import Cached, Decoder
+from vllm_lladav.denoising.canvas import Canvas
+from vllm_lladav.denoising.params import DenoisingParams
+from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.model.lladav.config import register_config
+from vllm_lladav.pruning.params import PruneStage, PruningParams, num_kept
+from vllm_lladav.pruning.policies import POLICY, View
+from vllm_lladav.tools.flops import (
+    Breakdown,
+    ModelShape,
+    StepMasks,
+    VisionShape,
+    planned_steps,
+    request_flops,
+    vision_flops,
+)
+
+MASK = 0
+END = 9
+NUM_TOKENS = 1000  # Rows of the head: the real one takes all the time.
+PROMPT_LEN = 50
+IMAGES = (12, 21)
+
+ONE_STAGE = (PruneStage(1, 2, 0.75),)
+STAGES = (PruneStage(1, 1, 0.3), PruneStage(1, 3, 0.5), PruneStage(4, 4, 0.9))
+PRUNINGS = {
+    "none": None,
+    "fastv": PruningParams(ONE_STAGE),
+    "after_the_last_layer": PruningParams((PruneStage(2, 4, 0.5),)),
+    "rows_of_the_answer": PruningParams(STAGES, queries="answer"),
+    "last_row": PruningParams(STAGES, queries="last"),
+    "aggregated": PruningParams(STAGES, "aggregated", queries="answer"),
+    "similarity": PruningParams(STAGES, "similarity"),
+    "uniform": PruningParams(STAGES, "uniform"),
+    "too_few_visual_tokens": PruningParams(ONE_STAGE, min_visual_tokens=34),
+}
+LENGTHS = {  # gen_length, block_length, steps
+    "one_block": (8, 8, 8),
+    "blocks": (12, 6, 4),
+    "uneven": (7, 7, 5),
+    "more_steps": (12, 6, 12),
+    "more_steps_than_masks": (4, 2, 8),
+}
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_checkpoint: Path) -> Decoder:
+    return Decoder(tiny_checkpoint, NUM_TOKENS)
+
+
+@pytest.fixture(scope="module")
+def shape(decoder: Decoder) -> ModelShape:
+    return ModelShape(
+        hidden_size=decoder.config["hidden_size"],
+        intermediate_size=decoder.config["intermediate_size"],
+        num_layers=decoder.config["num_hidden_layers"],
+        num_heads=decoder.num_heads,
+        num_kv_heads=decoder.num_heads,
+        head_dim=decoder.head_dim,
+        vocab_rows=NUM_TOKENS,
+    )
+
+
+def make_plan(
+    lengths: str,
+    pruning: str,
+    cache: str = "none",
+    refresh_interval: int = 1,
+    **changes: Any,
+) -> StepPlan:
+    gen_length, block_length, steps = LENGTHS[lengths]
+    params = DenoisingParams(
+        gen_length=gen_length,
+        block_length=block_length,
+        steps=steps,
+        temperature=0.0,
+        remasking="low_confidence",
+        seed=None,
+        max_answer_tokens=gen_length,
+        suffix_token_ids=(7, 8),
+        pruning=PRUNINGS[pruning],
+        cache=cache,
+        refresh_interval=refresh_interval,
+        **changes,
+    )
+    return StepPlan(params, PROMPT_LEN, IMAGES)
+
+
+def counted_flops(
+    decoder: Decoder,
+    plan: StepPlan,
+    steps: list[StepMasks] | None = None,
+    end: int | None = None,
+) -> int:
+    """Denoise with a plain decoder and random confidences, and let torch count.
+
+    Args:
+        steps: the steps that ran are added to it.
+        end: position in the canvas at which the end token is predicted.
+    """
+    canvas = Canvas(plan.params, [1] * PROMPT_LEN, MASK)
+    predicted = np.ones(len(canvas), np.int64)
+    if end is not None:
+        predicted[end - len(canvas.tail)] = END
+    left = torch.arange(len(canvas))
+    kv: dict = {}
+    num_visual = plan.num_visual
+    counter = FlopCounterMode(display=False)
+    total = 0
+    while not canvas.finished:
+        step = Step(decoder, plan, canvas, num_visual)
+        first, end = plan.computed(canvas.index, num_visual)
+        embeds = torch.zeros(end - first, decoder.config["hidden_size"])
+        keep = step.keep if step.stages else None
+        with counter:  # Which starts at zero.
+            hidden_states = decoder.hidden_states(
+                embeds,
+                torch.arange(first, end),
+                keep,
+                Cached(kv, left[first:end], left),
+            )
+            num_dropped, num_visual = num_visual - step.num_visual, step.num_visual
+            left = left[num_dropped:]
+            canvas.keep_prompt(np.arange(canvas.prompt_len - num_dropped))
+            candidates = canvas.candidates(first)
+            if steps is not None:
+                masks = len(canvas.masks())
+                steps.append(StepMasks(canvas.index, len(candidates), masks))
+            _ = hidden_states[candidates - first] @ decoder.head.T
+        total += counter.get_total_flops()
+        canvas.transfer(
+            candidates,
+            predicted[candidates - len(canvas)],
+            torch.rand(len(candidates), dtype=torch.float64),
+            lambda positions: np.ones(len(positions), np.int64),
+        )
+    return total
+
+
+@dataclass
+class Step:
+    """Ranks as the engine's policies do, and drops the first visual tokens."""
+
+    decoder: Decoder
+    plan: StepPlan
+    canvas: Canvas
+    num_visual: int
+
+    def __post_init__(self) -> None:
+        self.stages = list(self.plan.stages(self.canvas.step))
+
+    def keep(
+        self, layer: int, weights: torch.Tensor, keys: torch.Tensor
+    ) -> torch.Tensor | None:
+        if not self.stages:
+            return None
+        stage, num_tokens = self.stages[0], weights.shape[-1]
+        left = num_kept(self.num_visual, len(IMAGES), stage.rate)
+        pruning = self.plan.params.pruning
+        assert pruning is not None
+        policy = POLICY[pruning.policy]
+        if policy.observes(layer, stage.layer):
+            masks = len(self.canvas.masks())
+            rows = {"all": num_tokens, "answer": masks, "last": 1}[pruning.queries]
+            heads = keys.transpose(0, 1)
+            policy.score(
+                View(
+                    query=heads,
+                    key=heads,
+                    scale=1.0,
+                    rows=torch.arange(rows),
+                    visual=torch.arange(self.num_visual),
+                    num_kept=left,
+                    seed=None,
+                )
+            )
+        if layer < stage.layer:
+            return None
+        self.stages.pop(0)
+        num_dropped, self.num_visual = self.num_visual - left, left
+        return torch.arange(num_dropped, num_tokens)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "pruning"),
+    [
+        *(("blocks", pruning) for pruning in PRUNINGS),
+        *((lengths, "none") for lengths in LENGTHS if lengths != "blocks"),
+        *((lengths, "aggregated") for lengths in LENGTHS if lengths != "blocks"),
+    ],
+)
+def test_decoder(decoder: Decoder, shape: ModelShape, lengths: str, pruning: str):
+    plan = make_plan(lengths, pruning)
+    assert request_flops(shape, plan).total == counted_flops(decoder, plan)
+
+
+@pytest.mark.parametrize("cache", ["prompt", "prefix", "dual"])
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_cached(decoder: Decoder, shape: ModelShape, lengths: str, cache: str):
+    """Cached steps compute fewer rows, which attend to all that is left."""
+    for pruning, interval in (("none", 3), ("fastv", 25), ("last_row", 2)):
+        plan = make_plan(lengths, pruning, cache, interval)
+        assert request_flops(shape, plan).total == counted_flops(decoder, plan)
+
+
+def test_guidance_doubles_the_decoder(shape: ModelShape):
+    plan = make_plan("blocks", "fastv")
+    guided = replace(plan, params=replace(plan.params, cfg_scale=0.5))
+    once, twice = request_flops(shape, plan), request_flops(shape, guided)
+    assert twice.projections == 2 * once.projections
+    assert twice.attention == 2 * once.attention
+    assert (twice.head, twice.scores) == (once.head, once.scores)
+
+
+@pytest.mark.parametrize("cache", ["none", "prompt", "prefix", "dual"])
+@pytest.mark.parametrize("pruning", ["none", "rows_of_the_answer"])
+@pytest.mark.parametrize(
+    "changes", [{"confidence_threshold": 0.7}, {"end_token_id": END}], ids=str
+)
+def test_steps_that_were_seen(
+    decoder: Decoder, shape: ModelShape, cache: str, pruning: str, changes: dict
+):
+    """Which steps run, and with how many masks, is up to the answer."""
+    plan = make_plan("more_steps", pruning, cache, 3, **changes)
+    steps: list[StepMasks] = []
+    torch.manual_seed(0)
+    counted = counted_flops(decoder, plan, steps, end=3)
+    assert request_flops(shape, plan, steps=steps).total == counted
+    assert 0 < len(steps) < plan.num_steps
+    assert counted < request_flops(shape, plan).total
+
+
+@pytest.mark.parametrize("cache", ["none", "prompt", "prefix", "dual"])
+@pytest.mark.parametrize(
+    "threshold, steps_run", [(1.0, (6, 6)), (0.0, (1, 1))], ids=["one", "all"]
+)
+def test_steps_that_are_known_by_number(
+    decoder: Decoder, shape: ModelShape, cache: str, threshold: float, steps_run: tuple
+):
+    """Exact where every step of a block transfers equally many masks."""
+    plan = make_plan("more_steps", "fastv", cache, 3, confidence_threshold=threshold)
+    steps = planned_steps(plan.params, steps_run)
+    counted = counted_flops(decoder, plan)
+    assert request_flops(shape, plan, steps=steps).total == counted
+
+
+def test_fewer_steps_than_planned(shape: ModelShape):
+    """A fixed number of transfers is the same in the steps that run."""
+    plan = make_plan("more_steps", "fastv")
+    every = list(planned_steps(plan.params))
+    assert every == list(planned_steps(plan.params, (6, 6)))
+    assert every[:8] == list(planned_steps(plan.params, (6, 2)))
+
+
+def test_vision():
+    """SigLIP of transformers without its last layer, post-norm and head."""
+    config = SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=56,
+        patch_size=14,
+        vision_use_head=False,
+    )
+    config._attn_implementation = "eager"  # Torch counts no fused kernel of CPUs.
+    tower = SiglipVisionModel(config)
+    projector = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 64))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        projector(tower(torch.zeros(5, 3, 56, 56)).last_hidden_state)
+    vision = VisionShape(
+        hidden_size=32,
+        intermediate_size=48,
+        num_layers=3,
+        tile_tokens=16,
+        patch_values=3 * 14**2,
+        projector_depth=2,
+    )
+    shape = ModelShape(64, 128, 1, 2, 2, 32, 100, vision)
+    assert vision_flops(shape, 5) == Breakdown(vision=counter.get_total_flops())
+
+
+def test_vision_runs_once(shape: ModelShape):
+    vision = VisionShape(32, 48, 3, 16, 588, 2)
+    shape, plan = replace(shape, vision=vision), make_plan("blocks", "fastv")
+    with_tiles = request_flops(shape, plan, num_tiles=3)
+    assert with_tiles == request_flops(shape, plan) + vision_flops(shape, 3)
+
+
+def test_shape_of_a_checkpoint(tiny_checkpoint: Path, decoder: Decoder):
+    """The decoder's weights are those of the files; the tower's last layer is
+    stored nowhere and does not run."""
+    register_config()
+    config = AutoConfig.from_pretrained(tiny_checkpoint)
+    shape = ModelShape.from_config(config, vocab_rows=NUM_TOKENS)
+    layer = [
+        weight.numel()
+        for name, weight in decoder.weights.items()
+        if name.startswith("model.layers.0.") and weight.ndim == 2
+    ]
+    assert shape.layer_weights == sum(layer)
+    tower = "model.vision_tower.vision_tower.vision_model."
+    stored = {
+        name.removeprefix(tower + "encoder.layers.").split(".")[0]
+        for name in decoder.weights
+        if name.startswith(tower + "encoder.layers.")
+    }
+    patch = decoder.weights[tower + "embeddings.patch_embedding.weight"]
+    places = decoder.weights[tower + "embeddings.position_embedding.weight"]
+    assert shape.vision == VisionShape(
+        hidden_size=len(patch),
+        intermediate_size=config.vision_config.intermediate_size,
+        num_layers=len(stored),
+        tile_tokens=len(places),
+        patch_values=patch[0].numel(),
+        projector_depth=2,
+    )
+
+
+def test_saved():
+    whole = Breakdown(projections=60, attention=20, head=10, vision=10)
+    assert whole.total == 100
+    assert Breakdown(projections=20, head=5).saved(whole) == 0.75
+    assert whole.saved(whole) == 0

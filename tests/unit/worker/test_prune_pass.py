@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One forward pass with prune points, on fake layers, against a plain reference."""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from vllm_lladav.pruning.params import PruneStage, PruningParams
+from vllm_lladav.worker import prune_pass
+from vllm_lladav.worker.prune_pass import AttentionInputs, Pruned, PrunePass
+
+HEADS, HEAD_DIM = 2, 4
+WIDTH = HEADS * HEAD_DIM
+NUM_LAYERS = 4
+SLOTS_PER_REQUEST = 100
+TWIN = 50  # From a token to its twin, and from the slots of a sequence to the twin's.
+
+
+class FakeAttention(nn.Module):
+    """Takes q, k, v as vLLM's does, and records where K/V is written."""
+
+    num_heads = num_kv_heads = HEADS
+    head_size = HEAD_DIM
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kv_cache = torch.full((3 * SLOTS_PER_REQUEST, 2, HEADS, HEAD_DIM), -1.0)
+        self.impl = SimpleNamespace(scale=0.5, do_kv_cache_update=self.write)
+
+    def write(self, layer: Any, key: Any, value: Any, cache: Any, slots: Any) -> None:
+        assert layer is self and cache is self.kv_cache
+        cache[slots, 0], cache[slots, 1] = key, value
+
+    def forward(self, query: Any, key: Any, value: Any, slots: Any) -> None:
+        shape = (-1, HEADS, HEAD_DIM)
+        self.write(self, key.view(shape), value.view(shape), self.kv_cache, slots)
+
+
+@dataclass
+class FakeRequest:
+    tokens: list[int]  # Unique; which token stands at which position.
+    num_prompt: int
+    images: list[list[int]]  # Positions.
+    pruning: PruningParams | None
+    seed: int = 3
+    num_sequences: int = 1
+    stages_done: list[Pruned] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.visual = torch.tensor([p for i in self.images for p in i]).long()
+        self.image_ids = torch.tensor([n for n, i in enumerate(self.images) for _ in i])
+        self.image_ids = self.image_ids.long()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        twin = [token + TWIN for token in self.tokens]
+        return [self.tokens, twin][: self.num_sequences]
+
+    def stages(self) -> tuple[PruneStage, ...]:
+        return () if self.pruning is None else self.pruning.stages
+
+    def attention_rows(self, queries: str) -> torch.Tensor:
+        return torch.arange(len(self))
+
+    def keep_visual(self, pruned: Pruned) -> None:
+        visual_tokens = [self.tokens[p] for p in self.visual[pruned.kept]]
+        self.tokens = [self.tokens[p] for p in pruned.positions]
+        self.visual = torch.tensor([self.tokens.index(t) for t in visual_tokens])
+        self.image_ids = self.image_ids[pruned.kept]
+        self.stages_done.append(pruned)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> list[FakeRequest]:
+    made = []
+    for index in range(draw(st.integers(1, 3))):
+        before, after = draw(st.integers(1, 3)), draw(st.integers(1, 8))
+        position, images = before, []
+        for _ in range(draw(st.integers(0, 2))):
+            length = draw(st.integers(1, 15))
+            images.append(list(range(position, position + length)))
+            position += length + draw(st.integers(0, 2))
+        length = position + after
+        layers = draw(st.sets(st.integers(1, NUM_LAYERS), max_size=2))
+        stages = tuple(
+            PruneStage(1, layer, draw(st.floats(0.01, 0.99)))
+            for layer in sorted(layers)
+        )
+        policy = draw(st.sampled_from(["fastv", "aggregated", "uniform", "similarity"]))
+        pruning = PruningParams(stages, policy) if stages and images else None
+        tokens = [100 * index + i for i in range(length)]
+        num_sequences = draw(st.integers(1, 2))
+        made.append(
+            FakeRequest(tokens, position, images, pruning, num_sequences=num_sequences)
+        )
+    return made
+
+
+@settings(deadline=None, max_examples=150)
+@given(requests(), st.integers(0, 2**31))
+def test_prune_pass(batch: list[FakeRequest], seed: int):
+    """After the pass: rows, metadata and slots of what is left, and in every layer
+    exactly the K/V of the tokens that are left, without gaps, in the first slots."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(NUM_LAYERS, 3, 300, WIDTH, generator=generator)
+    attentions = [FakeAttention() for _ in range(NUM_LAYERS)]
+    context = SimpleNamespace(attn_metadata=None, slot_mapping=None)
+    calls = []
+
+    def attention_inputs() -> AttentionInputs:
+        calls.append(len(calls) + 1)
+        return AttentionInputs(dict.fromkeys("ab", calls[-1]), slots_of_batch())
+
+    def slots_of_batch() -> torch.Tensor:
+        return torch.cat(
+            [
+                torch.arange(len(request)) + SLOTS_PER_REQUEST * index + TWIN * number
+                for index, request in enumerate(batch)
+                for number in range(request.num_sequences)
+            ]
+        )
+
+    def tokens_of_batch() -> list[int]:
+        return [t for request in batch for tokens in request.sequences for t in tokens]
+
+    left = torch.tensor(tokens_of_batch())
+    slots = slots_of_batch()
+    with (
+        patch.object(prune_pass, "get_forward_context", lambda: context),
+        patch.object(prune_pass, "get_tensor_model_parallel_world_size", lambda: 1),
+    ):
+        passing = PrunePass(batch, attentions, attention_inputs)  # type: ignore
+        pruning = [r for r in batch if r.pruning is not None]
+        assert passing.is_needed == bool(pruning)
+        with passing.watching():
+            for layer in range(1, NUM_LAYERS + 1):
+                q, k, v = values[layer - 1][:, left]
+                attentions[layer - 1](q, k, v, slots)
+                rows = passing.after_layer(layer)
+                due = [r for r in pruning if layer in [s.layer for s in r.stages()]]
+                assert (rows is not None) == bool(due)
+                if rows is not None:
+                    left, slots = left[rows], context.slot_mapping["a"]
+                    assert context.attn_metadata == {"a": calls[-1], "b": calls[-1]}
+    assert left.tolist() == tokens_of_batch()
+    # The cost grows with distinct layers.
+    assert len(calls) == len({s.layer for r in pruning for s in r.stages()})
+    for index, request in enumerate(batch):
+        for number, sequence in enumerate(request.sequences):
+            tokens = torch.tensor(sequence)
+            where = torch.arange(len(tokens)) + SLOTS_PER_REQUEST * index
+            where += TWIN * number
+            for layer in range(NUM_LAYERS):
+                cache = attentions[layer].kv_cache[where].flatten(2)
+                assert torch.equal(cache[:, 0], values[layer, 1, tokens])
+                assert torch.equal(cache[:, 1], values[layer, 2, tokens])
+        done = [pruned.stage for pruned in request.stages_done]
+        assert done == list(request.stages())
+        for image, positions in enumerate(request.images):
+            kept = (request.image_ids == image).sum()
+            assert 1 <= kept <= len(positions)
+
+
+def test_nothing_is_watched_without_stages():
+    """The ordinary path is not slowed down."""
+    attention = FakeAttention()
+    request = FakeRequest([1, 2], 1, [], None)
+    passing = PrunePass([request], [attention], lambda: None)  # type: ignore
+    assert not passing.is_needed
+    with passing.watching():
+        assert not attention._forward_pre_hooks

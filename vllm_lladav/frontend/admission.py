@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The door: a request is checked against this engine before it is queued."""
+
+from typing import TYPE_CHECKING, Any
+
+from vllm import SamplingParams
+from vllm.exceptions import VLLMValidationError
+
+from vllm_lladav.frontend.request import Limits, check_supported, resolve
+from vllm_lladav.model.lladav.prompt import IMAGE_MARK
+from vllm_lladav.options.server import ServerConfig
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.engine import EngineCoreRequest
+
+
+def check_request(prompt: Any, params: Any) -> None:
+    """Refuse what can be refused before vLLM looks at the request.
+
+    Args:
+        prompt: vLLM's rendered prompt. Text-only prompts do not pass through
+            the multimodal processor, which counts the image marks of others.
+        params: what the client sent.
+    """
+    if isinstance(params, SamplingParams):
+        check_supported(params)
+    if (
+        isinstance(prompt, dict)
+        and prompt.get("type") == "token"
+        and IMAGE_MARK in (prompt.get("prompt") or "")
+    ):
+        raise VLLMValidationError(
+            f"the prompt has {IMAGE_MARK} but the request has no image",
+            parameter="prompt",
+        )
+
+
+def resolve_request(
+    request: "EngineCoreRequest",
+    params: Any,
+    vllm_config: "VllmConfig",
+    tokenizer: Any,
+) -> None:
+    """Resolve and check the parameters of a tokenised request, in place.
+
+    ``params`` is what the client sent: vLLM replaces an open ``max_tokens``.
+    """
+    if request.sampling_params is None:
+        return
+    if request.prompt_embeds is not None or request.prompt_token_ids is None:
+        raise VLLMValidationError(
+            "prompt_embeds is not supported: visual tokens come from images",
+            parameter="prompt_embeds",
+        )
+    if request.resumable:
+        raise VLLMValidationError(
+            "streaming input is not supported by a masked-diffusion model",
+            parameter="resumable",
+        )
+    model_config = vllm_config.model_config
+    config = model_config.hf_config
+    _check_token_ids(request, config)
+    sampling_params = request.sampling_params
+    sampling_params.max_tokens = params.max_tokens
+    resolve(
+        sampling_params,
+        prompt_len=len(request.prompt_token_ids),
+        server=ServerConfig.of(vllm_config),
+        limits=Limits(
+            max_prompt_len=config.max_prompt_len,
+            max_model_len=model_config.max_model_len,
+            kv_block_size=vllm_config.cache_config.block_size,
+            max_num_seqs=vllm_config.scheduler_config.max_num_seqs,
+            num_kv_slots=_num_kv_slots(vllm_config),
+            num_layers=config.num_hidden_layers,
+        ),
+        tokenizer=tokenizer,
+        end_token_id=config.eot_token_id,
+        has_prompt_masks=config.mask_token_id in request.prompt_token_ids,
+    )
+
+
+def _check_token_ids(request: "EngineCoreRequest", config: Any) -> None:
+    """Ids past the tokenizer stand for images and nothing else."""
+    assert request.prompt_token_ids is not None
+    num_visual = sum(
+        feature.mm_position.length for feature in request.mm_features or ()
+    )
+    num_special = sum(
+        token_id >= config.tokenizer_length for token_id in request.prompt_token_ids
+    )
+    if num_special != num_visual:
+        raise VLLMValidationError(
+            f"prompt token ids must be below {config.tokenizer_length}, except "
+            f"where an image stands ({num_visual} positions); "
+            f"{num_special} are not",
+            parameter="prompt_token_ids",
+        )
+
+
+def _num_kv_slots(vllm_config: "VllmConfig") -> int | None:
+    cache_config = vllm_config.cache_config
+    if not cache_config.num_gpu_blocks:
+        return None
+    # Block 0 is vLLM's null block.
+    return (cache_config.num_gpu_blocks - 1) * cache_config.block_size

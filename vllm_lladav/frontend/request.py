@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what a client sent to the :class:`DenoisingParams` of its request.
+
+The OpenAI fields keep their meaning (``max_tokens``, ``temperature``, ``seed``,
+``stop``, ``ignore_eos``); what they cannot say comes in ``vllm_xargs`` (offline:
+``SamplingParams.extra_args``). Everything is resolved once, in the front end;
+the engine core and the workers read the result with
+:func:`~vllm_lladav.denoising.params.denoising_params`.
+"""
+
+import math
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from vllm import SamplingParams
+from vllm.exceptions import VLLMValidationError
+
+from vllm_lladav.denoising.params import (
+    CACHES,
+    REMASKING,
+    RESOLVED_KEY,
+    DenoisingParams,
+)
+from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.frontend.pruning import PRUNING_ARGS, resolve_pruning
+from vllm_lladav.options.request_args import RequestArgs, invalid
+from vllm_lladav.options.server import DENOISING_PRESETS, ServerConfig
+
+STOPS_KEY = "lladav_stops"
+"""Where the client's ``stop`` and ``stop_token_ids`` travel, for ``stop_reason``."""
+
+DENOISING_ARGS = (
+    "denoising",
+    "gen_length",
+    "block_length",
+    "steps",
+    "remasking",
+    "generation_suffix",
+    "confidence_threshold",
+    "confidence_factor",
+    "cache",
+    "refresh_interval",
+    "cfg_scale",
+)
+REQUEST_ARGS = DENOISING_ARGS + PRUNING_ARGS
+"""Names accepted in ``vllm_xargs``."""
+
+MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1
+"""What torch's generators take. Sample i of a request gets ``seed + i``."""
+
+_UNSUPPORTED = {
+    # field: (value that means "not used", what needs it)
+    "presence_penalty": (0.0, "penalties need an order of generation"),
+    "frequency_penalty": (0.0, "penalties need an order of generation"),
+    "repetition_penalty": (1.0, "penalties need an order of generation"),
+    "repetition_detection": (None, "it needs an order of generation"),
+    "logit_bias": (None, ""),
+    "allowed_token_ids": (None, ""),
+    "bad_words": (None, ""),
+    "prompt_logprobs": (None, "a prompt is given, not predicted"),
+    "prompt_logprob_token_ids": (None, ""),
+    "logprob_token_ids": (None, ""),
+    "structured_outputs": (None, "response_format, guided decoding and forced tools"),
+    "thinking_token_budget": (None, ""),
+    "trace_decode_token_ids": (None, ""),
+    "min_tokens": (0, "the canvas has a fixed length"),
+    "min_p": (0.0, ""),
+    "include_stop_str_in_output": (False, "the answer is cut before the stop"),
+}
+
+
+class DefaultMaxTokens(int):
+    """A ``max_tokens`` that the server filled in because the client sent none."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request must fit into, in tokens.
+
+    Attributes:
+        max_prompt_len: ``tokenizer_model_max_length`` of the checkpoint.
+        max_model_len: prompt, canvas and suffix together stay below it, those of the
+            unconditional twin too.
+        kv_block_size: KV slots of a block.
+        num_kv_slots: of the whole KV cache; None while it is not known.
+        max_num_seqs: sequences in a step; a guided request has two.
+        num_layers: decoder layers of the checkpoint.
+    """
+
+    max_prompt_len: int
+    max_model_len: int
+    kv_block_size: int
+    max_num_seqs: int
+    num_kv_slots: int | None
+    num_layers: int
+
+
+def check_supported(params: SamplingParams) -> None:
+    """Refuse what a diffusion model cannot do.
+
+    Raises:
+        VLLMValidationError: naming the parameter (HTTP 400).
+    """
+    for name, (unused, reason) in _UNSUPPORTED.items():
+        value = getattr(params, name)
+        if value is None:
+            continue
+        # An array, which prompt_logprob_token_ids may be, has no truth value.
+        if not isinstance(value, np.ndarray) and value in (unused, [], {}):
+            continue
+        raise VLLMValidationError(
+            f"{name} is not supported by a masked-diffusion model"
+            + (f" ({reason})" if reason else ""),
+            parameter=name,
+            value=str(value),
+        )
+    if params.logprobs is not None and params.logprobs < 0:
+        raise invalid("logprobs", params.logprobs, "at least 0")
+    last_seed = MAX_SEED - (params.n - 1)
+    if params.seed is not None and not MIN_SEED <= params.seed <= last_seed:
+        raise invalid("seed", params.seed, f"between {MIN_SEED} and {last_seed}")
+    if not math.isfinite(params.temperature):
+        raise VLLMValidationError(
+            "temperature must be a finite number of at least 0",
+            parameter="temperature",
+            value=str(params.temperature),
+        )
+
+
+def resolve(
+    params: SamplingParams,
+    prompt_len: int,
+    server: ServerConfig,
+    limits: Limits,
+    tokenizer: Any,
+    end_token_id: int,
+    has_prompt_masks: bool = False,
+) -> None:
+    """Resolve a request in place.
+
+    ``params`` is the request's own copy. Afterwards its ``extra_args`` hold the
+    resolved parameters, its seed is set if anything is random, and vLLM's own
+    stopping is off: where an answer ends is decided in the canvas.
+
+    Raises:
+        VLLMValidationError: naming the parameter, its value and what is allowed.
+    """
+    args = RequestArgs(params.extra_args or {})
+    args.refuse_unknown(REQUEST_ARGS)
+    preset = args.one_of("denoising", tuple(DENOISING_PRESETS), server.denoising)
+    if "denoising" in args:
+        server = server.with_preset(preset)
+    suffix = _encode(tokenizer, args.string("generation_suffix", ""))
+    lengths = _resolve_lengths(args, params.max_tokens, server)
+    remasking = args.one_of("remasking", REMASKING, server.remasking)
+    threshold, factor = _resolve_confidence(args, server, remasking)
+    cache = args.one_of("cache", CACHES, server.cache)
+    refresh_interval = args.integer("refresh_interval", server.refresh_interval)
+    if has_prompt_masks:
+        # They are predicted too, in every step.
+        cache = "none"
+    cfg_scale = args.number("cfg_scale", server.cfg_scale)
+    if cfg_scale < 0:
+        raise invalid("cfg_scale", cfg_scale, "at least 0 (off)")
+    pruning = resolve_pruning(args, server, limits.num_layers, lengths["steps"])
+    is_random = (
+        params.temperature > 0
+        or remasking == "random"
+        or (pruning is not None and pruning.policy == "random")
+    )
+    if is_random and params.seed is None:
+        # Drawn here, once: every tensor-parallel rank must draw the same noise.
+        params.seed = secrets.randbits(32)
+    stops = [params.stop] if isinstance(params.stop, str) else params.stop or []
+    stop_sequences = [_encode(tokenizer, stop) for stop in stops]
+    stop_sequences += [(token_id,) for token_id in params.stop_token_ids or []]
+    if not all(stop_sequences):
+        raise invalid("stop", stops, "strings that encode to at least one token")
+    ends = not params.ignore_eos and (end_token_id,) not in stop_sequences
+    resolved = DenoisingParams(
+        **lengths,
+        temperature=params.temperature,
+        top_k=max(params.top_k, 0),
+        top_p=params.top_p,
+        remasking=remasking,
+        seed=params.seed,
+        stop_sequences=tuple(stop_sequences),
+        end_token_id=end_token_id if ends else None,
+        suffix_token_ids=suffix,
+        confidence_threshold=threshold,
+        confidence_factor=factor,
+        cache=cache,
+        refresh_interval=refresh_interval,
+        pruning=pruning,
+        cfg_scale=cfg_scale,
+    )
+    _check_fits(resolved, prompt_len, limits)
+    params.extra_args = {
+        RESOLVED_KEY: resolved.to_values(),
+        STOPS_KEY: list(stops) + list(params.stop_token_ids or []),
+    }
+    params.max_tokens = resolved.max_answer_tokens + len(suffix)
+    params.stop = []
+    params.stop_token_ids = []
+    params.output_text_buffer_length = 0
+    # The stop is cut off in the canvas; the detokenizer must not cut once more.
+    params.include_stop_str_in_output = True
+
+
+def _resolve_lengths(
+    args: RequestArgs, max_tokens: int | None, server: ServerConfig
+) -> dict[str, int]:
+    """gen_length, block_length, steps and max_answer_tokens.
+
+    What the client set is taken as it is or refused. What follows from
+    ``max_tokens`` alone is rounded up where it does not divide, and the answer
+    is cut.
+    """
+    wanted = max_tokens
+    if wanted is None or isinstance(wanted, DefaultMaxTokens):
+        wanted = args.integer("gen_length", server.gen_length)
+    name = "gen_length" if "gen_length" in args else "max_tokens"
+    gen_length = args.integer("gen_length", wanted)
+    if gen_length > server.max_gen_length:
+        raise invalid(
+            name, gen_length, f"at most {server.max_gen_length} (--max-gen-length)"
+        )
+    block_length = args.integer("block_length", min(server.block_length, gen_length))
+    num_blocks = -(-gen_length // block_length)
+    if "gen_length" in args and gen_length % block_length:
+        raise invalid(
+            "block_length", block_length, f"a divisor of gen_length ({gen_length})"
+        )
+    answer_len = min(wanted, gen_length)
+    gen_length = num_blocks * block_length
+    if gen_length > server.max_gen_length:
+        raise invalid(
+            "block_length",
+            block_length,
+            f"one with which {name} ({answer_len}), rounded up to whole blocks, is "
+            f"at most {server.max_gen_length} (--max-gen-length)",
+        )
+    steps_per_block = -(-block_length // server.tokens_per_step)
+    steps = args.integer("steps", steps_per_block * num_blocks)
+    if steps % num_blocks:
+        raise invalid(
+            "steps",
+            steps,
+            f"a multiple of the number of blocks ({num_blocks} of {block_length} "
+            f"positions each)",
+        )
+    return {
+        "gen_length": gen_length,
+        "block_length": block_length,
+        "steps": steps,
+        "max_answer_tokens": answer_len,
+    }
+
+
+def _resolve_confidence(
+    args: RequestArgs, server: ServerConfig, remasking: str
+) -> tuple[float | None, float | None]:
+    """Threshold and factor; 0 turns off what the server has set."""
+    threshold = args.number("confidence_threshold", server.confidence_threshold)
+    if not 0 <= threshold <= 1:
+        raise invalid("confidence_threshold", threshold, "from 0 (off) to 1")
+    factor = args.number("confidence_factor", server.confidence_factor)
+    if factor < 0:
+        raise invalid("confidence_factor", factor, "at least 0 (off)")
+    if remasking == "random":
+        for name in ("confidence_threshold", "confidence_factor"):
+            if name in args:
+                raise invalid(name, "a value", "left out with random remasking")
+        return None, None
+    return threshold or None, factor or None
+
+
+def _check_fits(params: DenoisingParams, prompt_len: int, limits: Limits) -> None:
+    if prompt_len > limits.max_prompt_len:
+        raise invalid(
+            "prompt",
+            f"{prompt_len} tokens",
+            f"at most {limits.max_prompt_len} tokens, images included "
+            "(tokenizer_model_max_length of the checkpoint)",
+        )
+    if params.num_sequences > limits.max_num_seqs:
+        raise invalid(
+            "cfg_scale",
+            params.cfg_scale,
+            f"0 with --max-num-seqs {limits.max_num_seqs} (guidance needs 2)",
+        )
+    plan = StepPlan(params, prompt_len)
+    needed = plan.num_held_slots(0, limits.kv_block_size)
+    size = (
+        f"prompt ({prompt_len}) + canvas ({params.gen_length}) + generation_suffix "
+        f"({len(params.suffix_token_ids)})"
+    )
+    if params.cfg_scale:
+        size = f"twice (cfg_scale) {size}, from KV block to KV block,"
+    size = f"{size} = {needed} tokens"
+    if needed >= limits.max_model_len:
+        raise invalid(
+            "max_tokens", size, f"less than max_model_len ({limits.max_model_len})"
+        )
+    if limits.num_kv_slots is not None and needed > limits.num_kv_slots:
+        raise invalid(
+            "max_tokens",
+            size,
+            f"at most {limits.num_kv_slots} tokens, the whole KV cache",
+        )
+
+
+def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer.encode(text, add_special_tokens=False))

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What vLLM's configuration must be for this model, set once at start."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from vllm.model_executor.models.config import VerifyAndUpdateConfig
+
+from vllm_lladav.model.lladav.config import (
+    LladavConfig,
+    image_token_id,
+    tokenizer_length,
+    validate_config,
+)
+from vllm_lladav.options.server import ServerConfig
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+SCHEDULER = "vllm_lladav.scheduler.scheduler.DenoisingScheduler"
+
+
+class LladavVllmConfig(VerifyAndUpdateConfig):
+    """Hook of ``MODELS_CONFIG_MAP``, called in the front end."""
+
+    @staticmethod
+    def verify_and_update_config(vllm_config: "VllmConfig") -> None:
+        """Check the model and the server options, and adapt vLLM to denoising.
+
+        Raises:
+            ValueError: naming what this model cannot be served with.
+        """
+        config = vllm_config.model_config.hf_config
+        assert isinstance(config, LladavConfig), type(config)
+        validate_config(config)
+        server = ServerConfig.of(vllm_config)
+        server.check_depth(config.num_hidden_layers)
+        _refuse_unsupported(vllm_config)
+        _complete_model_config(vllm_config, server)
+        _adapt_scheduling(vllm_config)
+        _adapt_execution(vllm_config)
+
+
+def _refuse_unsupported(vllm_config: "VllmConfig") -> None:
+    parallel = vllm_config.parallel_config
+    model = vllm_config.model_config
+    unsupported = {
+        "pipeline parallelism (--pipeline-parallel-size)": (
+            parallel.pipeline_parallel_size > 1
+        ),
+        "context parallelism": (
+            parallel.decode_context_parallel_size > 1
+            or parallel.prefill_context_parallel_size > 1
+        ),
+        "speculative decoding (--speculative-config)": (
+            vllm_config.speculative_config is not None
+        ),
+        "LoRA (--enable-lora)": vllm_config.lora_config is not None,
+        "KV transfer (--kv-transfer-config)": (
+            vllm_config.kv_transfer_config is not None
+        ),
+        "encoder transfer (--ec-transfer-config)": (
+            vllm_config.ec_transfer_config is not None
+        ),
+        "watermarking (--watermark-config)": vllm_config.watermark_config is not None,
+        "prompt embeddings (--enable-prompt-embeds)": model.enable_prompt_embeds,
+        "custom logits processors (--logits-processors)": bool(model.logits_processors),
+        "Model Runner V1 (VLLM_USE_V2_MODEL_RUNNER=0)": (
+            not vllm_config.use_v2_model_runner
+        ),
+        "pooling (--runner pooling)": model.runner_type == "pooling",
+        "a quantized checkpoint (quantization_config in config.json)": (
+            getattr(model.hf_config, "quantization_config", None) is not None
+        ),
+    }
+    asked = [name for name, is_asked in unsupported.items() if is_asked]
+    if asked:
+        raise ValueError(f"LLaDA-V cannot be served with {', '.join(asked)}")
+
+
+def _complete_model_config(vllm_config: "VllmConfig", server: ServerConfig) -> None:
+    """Values that follow from the tokenizer and the server options."""
+    model_config = vllm_config.model_config
+    config = model_config.hf_config
+    config.tokenizer_length = tokenizer_length(model_config)
+    config.image_token_id = image_token_id(config.tokenizer_length, config.vocab_size)
+    config.max_prompt_len = (
+        config.tokenizer_model_max_length or config.max_position_embeddings
+    )
+    config.default_gen_length = server.gen_length
+
+
+def _adapt_scheduling(vllm_config: "VllmConfig") -> None:
+    scheduler = vllm_config.scheduler_config
+    scheduler.scheduler_cls = SCHEDULER
+    scheduler.enable_chunked_prefill = False
+    vllm_config.cache_config.enable_prefix_caching = False
+    # A step runs the whole prompt and canvas, and all images of a request.
+    least = vllm_config.model_config.max_model_len
+    scheduler.max_num_batched_tokens = max(scheduler.max_num_batched_tokens, least)
+    scheduler.max_num_encoder_input_tokens = max(
+        scheduler.max_num_encoder_input_tokens, least
+    )
+    scheduler.encoder_cache_size = max(scheduler.encoder_cache_size, least)
+
+
+def _adapt_execution(vllm_config: "VllmConfig") -> None:
+    from vllm.config import CompilationMode, CUDAGraphMode
+    from vllm.platforms import current_platform
+
+    compilation = vllm_config.compilation_config
+    if current_platform.is_cpu():
+        # Steps are bound by matrix products; compiling only delays the start.
+        compilation.mode = CompilationMode.NONE
+        _size_cpu_kv_cache(vllm_config)
+    else:
+        vllm_config.attention_config.use_non_causal = True
+        # The forward pass leaves its hidden states with the step, in Python.
+        if compilation.cudagraph_mode not in (None, CUDAGraphMode.NONE):
+            compilation.cudagraph_mode = CUDAGraphMode.PIECEWISE
+
+
+def _size_cpu_kv_cache(vllm_config: "VllmConfig") -> None:
+    """A KV cache for twice the tokens of a step, unless the user sized it.
+
+    vLLM would take 92% of the machine's memory, and not start where that much is
+    not free, for requests that the token budget does not let run at once.
+    """
+    from vllm.config import CacheConfig
+
+    cache = vllm_config.cache_config
+    is_sized = cache.gpu_memory_utilization != CacheConfig.gpu_memory_utilization
+    if cache.kv_cache_memory_bytes is not None or is_sized:
+        return
+    model, parallel = vllm_config.model_config, vllm_config.parallel_config
+    assert isinstance(model.dtype, torch.dtype), model.dtype
+    per_layer = 2 * model.get_num_kv_heads(parallel) * model.get_head_size()
+    bytes_per_token = model.get_num_layers(parallel) * per_layer * model.dtype.itemsize
+    num_tokens = 2 * vllm_config.scheduler_config.max_num_batched_tokens
+    cache.kv_cache_memory_bytes = num_tokens * bytes_per_token

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From tiles to visual embeddings: SigLIP tower, projector, anyres merge.
+
+The tower is vLLM's SigLIP, cut as the official code cuts it: the last encoder
+layer, the post-norm and the pooling head are gone, so its output is the feature
+of layer -2. The checkpoint stores the trained tower without that last layer.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from vllm.model_executor.layers.quantization import QuantizationConfig
+from vllm.model_executor.model_loader.weight_utils import default_weight_loader
+from vllm.model_executor.models.siglip import SiglipVisionModel
+
+from vllm_lladav.model.lladav.anyres import IMAGE_MODES, AnyresGeometry, merge_tiles
+from vllm_lladav.model.lladav.config import LladavConfig, projector_depth
+
+# Tiles that go through the tower at once: bounds its activations, whatever the
+# number and the size of the images in a batch.
+TILES_PER_FORWARD = 32
+
+TOWER_PREFIX = "model.vision_tower.vision_tower."
+PROJECTOR_PREFIX = "model.mm_projector."
+NEWLINE_NAME = "model.image_newline"
+
+# Official tensors that no feature depends on (the features are taken before).
+_UNUSED = ("vision_model.post_layernorm.", "vision_model.head.")
+_QKV = {"q_proj": "q", "k_proj": "k", "v_proj": "v"}
+
+
+class ShapeProblem(NamedTuple):
+    """A tensor of the checkpoint that does not fit the config."""
+
+    name: str
+    expected: tuple[int, ...]
+    found: tuple[int, ...]
+
+
+def geometry_from_config(config: LladavConfig) -> AnyresGeometry:
+    return AnyresGeometry(
+        pinpoints=config.pinpoints,
+        tile_size=config.tile_size,
+        tile_grid=config.tile_grid,
+        max_tiles=config.max_tiles,
+    )
+
+
+def weight_shapes(config: LladavConfig) -> dict[str, tuple[int, ...]]:
+    """Official name -> shape of every tensor that `LladavVision` needs."""
+    return {
+        **{TOWER_PREFIX + name: shape for name, shape in _tower_shapes(config)},
+        **{PROJECTOR_PREFIX + name: shape for name, shape in _projector_shapes(config)},
+        NEWLINE_NAME: (config.hidden_size,),
+    }
+
+
+def is_unused_weight(name: str) -> bool:
+    """Whether an official vision tensor is rightly left in the file.
+
+    They are the post-norm and the pooling head, behind the features.
+    """
+    return name.startswith(tuple(TOWER_PREFIX + part for part in _UNUSED))
+
+
+def _tower_shapes(config: LladavConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    vision = config.vision_config
+    hidden, inner = vision.hidden_size, vision.intermediate_size
+    patch = config.tile_size // config.tile_grid
+    embeddings = "vision_model.embeddings."
+    yield embeddings + "patch_embedding.weight", (hidden, 3, patch, patch)
+    yield embeddings + "patch_embedding.bias", (hidden,)
+    yield embeddings + "position_embedding.weight", (config.tile_grid**2, hidden)
+    linears = {
+        **{f"self_attn.{n}_proj": (hidden, hidden) for n in ("q", "k", "v", "out")},
+        "mlp.fc1": (inner, hidden),
+        "mlp.fc2": (hidden, inner),
+    }
+    for layer in range(vision.num_hidden_layers - 1):
+        prefix = f"vision_model.encoder.layers.{layer}."
+        for norm in ("layer_norm1", "layer_norm2"):
+            yield f"{prefix}{norm}.weight", (hidden,)
+            yield f"{prefix}{norm}.bias", (hidden,)
+        for name, shape in linears.items():
+            yield f"{prefix}{name}.weight", shape
+            yield f"{prefix}{name}.bias", shape[:1]
+
+
+def _projector_shapes(config: LladavConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    depth = projector_depth(config.mm_projector_type)
+    assert depth is not None, config.mm_projector_type
+    is_bare = config.mm_projector_type == "linear"
+    width = config.mm_hidden_size
+    for index in range(depth):
+        # An mlp is Linear, GELU, Linear, ...: layers have even positions.
+        prefix = "" if is_bare else f"{2 * index}."
+        yield prefix + "weight", (config.hidden_size, width)
+        yield prefix + "bias", (config.hidden_size,)
+        width = config.hidden_size
+
+
+def build_projector(config: LladavConfig) -> nn.Module:
+    """``[..., mm_hidden_size] -> [..., hidden_size]``, replicated on every rank."""
+    depth = projector_depth(config.mm_projector_type)
+    assert depth is not None, config.mm_projector_type
+    layers: list[nn.Module] = [nn.Linear(config.mm_hidden_size, config.hidden_size)]
+    for _ in range(1, depth):
+        layers += [nn.GELU(), nn.Linear(config.hidden_size, config.hidden_size)]
+    return layers[0] if config.mm_projector_type == "linear" else nn.Sequential(*layers)
+
+
+class LladavVision(nn.Module):
+    """Tower, projector and newline embedding.
+
+    The tower is tensor parallel, or replicated with ``mm_encoder_tp_mode=data``;
+    projector and newline are replicated.
+    """
+
+    def __init__(
+        self,
+        config: LladavConfig,
+        quant_config: QuantizationConfig | None = None,
+        prefix: str = "",
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.geometry = geometry_from_config(config)
+        self.tower = SiglipVisionModel(
+            config.vision_config,
+            quant_config=quant_config,
+            num_hidden_layers_override=config.vision_config.num_hidden_layers - 1,
+            require_post_norm=False,
+            use_head=False,
+            prefix=f"{prefix}.tower" if prefix else "tower",
+        )
+        self.projector = build_projector(config)
+        self.image_newline = nn.Parameter(torch.empty(config.hidden_size))
+
+    def encode_tiles(self, tiles: torch.Tensor) -> torch.Tensor:
+        """``[n, 3, tile_size, tile_size]`` to ``[n, tile_tokens, hidden]``."""
+        return self.projector(self.tower(tiles))
+
+    def forward(
+        self,
+        pixel_values: Sequence[torch.Tensor] | torch.Tensor = (),
+        image_sizes: Sequence[Sequence[int]] | torch.Tensor = (),
+        image_modes: Sequence[int] | torch.Tensor = (),
+        image_embeds: Sequence[torch.Tensor] | torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
+        """Visual embeddings of a batch of images. The arguments are the fields of
+        the multimodal processor.
+
+        Args:
+            pixel_values: per image ``[num_tiles, 3, tile_size, tile_size]``.
+            image_sizes: per image (width, height) of the original, in pixels.
+            image_modes: per image an index into `IMAGE_MODES`.
+            image_embeds: per image ``[num_visual_tokens, hidden]``, instead of all
+                the others (``--enable-mm-embeds``).
+
+        Returns:
+            Per image ``[num_visual_tokens, hidden]``.
+        """
+        if image_embeds is not None:
+            return [embeds.to(self.image_newline) for embeds in image_embeds]
+        tiles = [tile for image in pixel_values for tile in image]
+        like = self.image_newline  # the dtype and device to compute in
+        chunks = [
+            self.encode_tiles(torch.stack(tiles[i : i + TILES_PER_FORWARD]).to(like))
+            for i in range(0, len(tiles), TILES_PER_FORWARD)
+        ]
+        counts = [len(image) for image in pixel_values]
+        per_image = torch.cat(chunks).split(counts)
+        return [
+            merge_tiles(
+                features,
+                (int(width), int(height)),
+                self.image_newline,
+                self.geometry,
+                IMAGE_MODES[int(mode)],
+            )
+            for features, (width, height), mode in zip(
+                per_image, image_sizes, image_modes, strict=True
+            )
+        ]
+
+    def load_weights(
+        self,
+        weights: Iterable[tuple[str, torch.Tensor]],
+        problems: list[ShapeProblem] | None = None,
+    ) -> set[str]:
+        """Copy official tensors into the parameters.
+
+        Tensors of a wrong shape are not copied but appended to ``problems``.
+        Names that are not the vision part's, or unused, are passed over; what
+        is missing is for the caller to find out with `weight_shapes`.
+
+        Returns:
+            The official names that were copied.
+        """
+        expected = weight_shapes(self.config)
+        params = dict(self.named_parameters())
+        loaded = set[str]()
+        for name, tensor in weights:
+            if name not in expected:
+                continue
+            if tuple(tensor.shape) != expected[name]:
+                if problems is not None:
+                    problems.append(
+                        ShapeProblem(name, expected[name], tuple(tensor.shape))
+                    )
+                continue
+            target, shard = _parameter_of(name)
+            param = params[target]
+            loader: Callable[..., None] = getattr(
+                param, "weight_loader", default_weight_loader
+            )
+            loader(param, tensor, *([shard] if shard else []))
+            loaded.add(name)
+        return loaded
+
+
+def _parameter_of(name: str) -> tuple[str, str | None]:
+    """Official name to (parameter of `LladavVision`, shard of a fused one)."""
+    if name == NEWLINE_NAME:
+        return "image_newline", None
+    if name.startswith(PROJECTOR_PREFIX):
+        return "projector." + name.removeprefix(PROJECTOR_PREFIX), None
+    inner = "tower." + name.removeprefix(TOWER_PREFIX)
+    for part, shard in _QKV.items():
+        if f".{part}." in inner:
+            return inner.replace(f".{part}.", ".qkv_proj."), shard
+    return inner, None

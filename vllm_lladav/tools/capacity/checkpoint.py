@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shape of a checkpoint, and the visual tokens of images with it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from vllm_lladav.model.aliases import MODEL_ALIASES, resolve_alias
+from vllm_lladav.tools.flops import ModelShape, VisionShape
+
+if TYPE_CHECKING:
+    from vllm_lladav.model.lladav.anyres import AnyresGeometry, ImageMode
+
+VOCAB_PADDING = 64
+"""vLLM rounds the rows of the embedding and of the LM head up to a multiple."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """
+    Attributes:
+        name: for the report.
+        max_model_len: ``max_position_embeddings``: vLLM's default.
+        pinpoints: canvases for tiles, (width, height) in pixels.
+        tile_size: pixels along a tile.
+        tile_grid: visual tokens along a tile.
+        max_tiles: N of ``anyres_max_N``; None for no limit.
+        uses_anyres: whether a single image is tiled.
+    """
+
+    name: str
+    shape: ModelShape
+    max_model_len: int
+    pinpoints: tuple[tuple[int, int], ...]
+    tile_size: int = 384
+    tile_grid: int = 27
+    max_tiles: int | None = 4
+    uses_anyres: bool = True
+
+    def visual(
+        self, sizes: Sequence[tuple[int, int]], mode: str = "auto"
+    ) -> tuple[tuple[int, ...], int]:
+        """Visual tokens of each image of a request, and tiles of all.
+
+        Args:
+            sizes: (width, height) in pixels.
+            mode: as in ``mm_processor_kwargs``; ``auto`` tiles a single image if the
+                checkpoint does, and pads several to squares.
+        """
+        from vllm_lladav.model.lladav.anyres import num_visual_tokens, tile_layout
+
+        if mode == "anyres" and not self.uses_anyres:
+            raise ValueError(f"{self.name} does not tile images")
+        if mode == "auto":
+            is_tiled = self.uses_anyres and len(sizes) == 1
+            mode = "anyres" if is_tiled else "pad_stacked"
+        tokens, num_tiles = [], 0
+        for size in sizes:
+            known = cast("ImageMode", mode)
+            tokens.append(num_visual_tokens(*size, self._geometry, known))
+            columns, rows = tile_layout(size, self._geometry)
+            num_tiles += 1 + columns * rows if mode == "anyres" else 1
+        return tuple(tokens), num_tiles
+
+    @property
+    def _geometry(self) -> "AnyresGeometry":
+        from vllm_lladav.model.lladav.anyres import AnyresGeometry
+
+        return AnyresGeometry(
+            self.pinpoints, self.tile_size, self.tile_grid, self.max_tiles
+        )
+
+
+PRESETS = {
+    "8b": Checkpoint(
+        name="LLaDA-V 8B",
+        shape=ModelShape(
+            hidden_size=4096,
+            intermediate_size=12288,
+            num_layers=32,
+            num_heads=32,
+            num_kv_heads=32,
+            head_dim=128,
+            vocab_rows=126400,  # 126349 in the tokenizer, padded.
+            vision=VisionShape(
+                hidden_size=1152,
+                intermediate_size=4304,
+                num_layers=26,  # 27; the features are those before the last one.
+                tile_tokens=729,
+                patch_values=3 * 14**2,
+                projector_depth=2,
+            ),
+        ),
+        max_model_len=16384,
+        pinpoints=tuple((384 * w, 384 * h) for w in range(1, 7) for h in range(1, 7)),
+    )
+}
+
+
+def read_checkpoint(model: str) -> Checkpoint:
+    """Of an alias, a hub name, or a directory with a ``config.json``. No weights are
+    read; without a tokenizer the vocabulary's size is the config's.
+
+    Raises:
+        OSError: if it is not there.
+        ValueError: if it is no LLaDA-V.
+    """
+    from transformers import AutoConfig
+
+    from vllm_lladav.model.lladav.config import (
+        LladavConfig,
+        register_config,
+        validate_config,
+    )
+
+    name = resolve_alias(model) if model in MODEL_ALIASES else model
+    register_config()
+    config = AutoConfig.from_pretrained(name)
+    if not isinstance(config, LladavConfig):
+        raise ValueError(f"{model} is no LLaDA-V checkpoint")
+    validate_config(config)
+    num_tokens = _tokenizer_length(name) or config.vocab_size
+    vocab_rows = -(-num_tokens // VOCAB_PADDING) * VOCAB_PADDING
+    return Checkpoint(
+        name=model,
+        shape=ModelShape.from_config(config, vocab_rows),
+        max_model_len=config.max_position_embeddings,
+        pinpoints=config.pinpoints,
+        tile_size=config.tile_size,
+        tile_grid=config.tile_grid,
+        max_tiles=config.max_tiles,
+        uses_anyres=config.uses_anyres,
+    )
+
+
+def _tokenizer_length(name: str) -> int | None:
+    """None for a directory without one."""
+    from transformers import AutoTokenizer
+
+    if Path(name).is_dir() and not Path(name, "tokenizer.json").is_file():
+        return None
+    return len(AutoTokenizer.from_pretrained(name))

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``vllm-lladav capacity``. What is slow to import is imported late."""
+
+import argparse
+import json
+import sys
+from dataclasses import fields
+from typing import Any
+
+from vllm_lladav.denoising.params import CACHES
+from vllm_lladav.options.server import ServerConfig
+from vllm_lladav.tools.capacity.checkpoint import PRESETS, Checkpoint, read_checkpoint
+from vllm_lladav.tools.capacity.engine import Engine
+from vllm_lladav.tools.capacity.machine import (
+    GPU_DTYPE_BYTES,
+    GPUS,
+    UNITS,
+    Machine,
+    parse_machine,
+)
+from vllm_lladav.tools.capacity.model import Capacity, DoesNotFit
+from vllm_lladav.tools.capacity.report import to_text, to_values
+from vllm_lladav.tools.capacity.request import images_of, make_plan
+
+IMAGE_MODES = ("auto", "anyres", "pad_stacked", "pad_list")
+USAGE_ERROR = 2
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``capacity`` to the subcommands."""
+    parser = subparsers.add_parser(
+        "capacity",
+        help="what a machine would serve, computed",
+        description="Compute from the shape of a model and a machine's figures how "
+        "many requests of one kind run at once, how fast they are served, and what "
+        "bounds that. Nothing is run or downloaded with a preset; docs/capacity.md has "
+        "the formulas, and how far off they were.",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="print JSON: bytes, s")
+    _add_machine_arguments(parser)
+    _add_request_arguments(parser)
+    _add_engine_arguments(parser)
+
+
+def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model and machine")
+    model = group.add_mutually_exclusive_group()
+    model.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="8b",
+        help="a built-in shape (default: %(default)s)",
+    )
+    model.add_argument(
+        "--model",
+        help="instead: an alias (lladav, lladav-tiny, ...), a hub name, or a "
+        "directory with a config.json",
+    )
+    group.add_argument(
+        "--gpu", choices=GPUS, help="figures of its data sheet, dense bfloat16"
+    )
+    defaults = {
+        field.name: field.default / UNITS[field.name]
+        for field in fields(Machine)
+        if isinstance(field.default, float)
+    }
+    group.add_argument(
+        "--machine",
+        metavar="NAME=VALUE,...",
+        help="a rank's figures, instead of --gpu or of some of its: memory (GB), peak "
+        "(TFLOP/s), bandwidth (GB/s), share and bandwidth_share of these that are "
+        "reached, overhead of a step and request_overhead of each request in it (ms), "
+        "link to other ranks (GB/s, one direction). Assumed unless given: "
+        + ", ".join(f"{name}={value:g}" for name, value in defaults.items()),
+    )
+
+
+def _add_request_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("request")
+    group.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        type=_size,
+        metavar="WIDTHxHEIGHT",
+        help="pixels; may be repeated",
+    )
+    group.add_argument(
+        "--image-mode",
+        choices=IMAGE_MODES,
+        default="auto",
+        help="how images are tiled (default: as the checkpoint and their number say)",
+    )
+    group.add_argument(
+        "--visual-tokens", type=int, metavar="N", help="instead of --image"
+    )
+    group.add_argument(
+        "--text-tokens",
+        type=int,
+        default=128,
+        metavar="N",
+        help="of the prompt, chat template included (default: %(default)s)",
+    )
+    group.add_argument(
+        "--gen-length",
+        type=int,
+        default=ServerConfig.gen_length,
+        metavar="N",
+        help="canvas positions (default: %(default)s)",
+    )
+    group.add_argument(
+        "--block-length", type=int, metavar="N", help="default: the whole canvas"
+    )
+    group.add_argument(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="that run; with confidence decoding, how many you expect (default: one "
+        "per canvas position)",
+    )
+    group.add_argument("--cache", choices=CACHES, default="none")
+    group.add_argument(
+        "--refresh-interval",
+        type=int,
+        default=ServerConfig.refresh_interval,
+        metavar="N",
+        help="with a cache (default: %(default)s)",
+    )
+    group.add_argument(
+        "--prune-rate",
+        type=float,
+        default=0.0,
+        help="share of the visual tokens that goes in the first step (default: none)",
+    )
+    group.add_argument(
+        "--prune-layer",
+        type=int,
+        metavar="N",
+        help="after which they go (default: half the depth, rounded up)",
+    )
+    group.add_argument(
+        "--cfg-scale", type=float, default=0.0, help="of guidance (default: off)"
+    )
+    group.add_argument(
+        "--concurrency",
+        type=int,
+        metavar="N",
+        help="requests under way (default: as many as the server takes)",
+    )
+
+
+def _add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("engine, as in vllm serve")
+    group.add_argument(
+        "--dtype-bytes",
+        type=int,
+        choices=(2, 4),
+        default=2,
+        help="of weights, activations and K/V (default: %(default)s)",
+    )
+    group.add_argument("--tensor-parallel-size", type=int, default=1, metavar="N")
+    group.add_argument(
+        "--block-size",
+        type=int,
+        default=Engine.block_size,
+        metavar="N",
+        help="KV slots of a block (default: %(default)s; vLLM takes 128 on a CPU)",
+    )
+    group.add_argument(
+        "--max-num-batched-tokens",
+        type=int,
+        metavar="N",
+        help="token budget of a step (default: the model's largest length, which is "
+        "the least that vLLM takes without --max-model-len)",
+    )
+    group.add_argument("--max-num-seqs", type=int, default=Engine.max_seqs, metavar="N")
+    group.add_argument(
+        "--full-step-tokens",
+        type=int,
+        default=Engine.full_step_tokens,
+        metavar="N",
+        help="most tokens of full steps in a step with cached ones; 0 is no limit "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--gpu-memory-utilization",
+        type=float,
+        default=Engine.memory_share,
+        metavar="SHARE",
+        help="(default: %(default)s)",
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = map(int, text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not WIDTHxHEIGHT: {text!r}") from None
+    return width, height
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit code: 0; 1 if no request fits; 2 for what is wrong in the arguments."""
+    try:
+        machine = _machine(args)
+        checkpoint = read_checkpoint(args.model) if args.model else PRESETS[args.preset]
+        capacity = _capacity(args, machine, checkpoint)
+        values = to_values(capacity)
+    except DoesNotFit as error:
+        return _complain(error, 1)
+    except (OSError, ValueError) as error:
+        return _complain(error, USAGE_ERROR)
+    if args.json:
+        print(json.dumps({"model": checkpoint.name, **values}, indent=1))
+    else:
+        print(to_text(capacity, _title(args, checkpoint)))
+    return 0
+
+
+def _machine(args: argparse.Namespace) -> Machine:
+    if args.gpu is None and args.machine is None:
+        raise ValueError("name a machine with --gpu or --machine")
+    text = args.machine or ""
+    if args.gpu and args.dtype_bytes != GPU_DTYPE_BYTES and "peak=" not in text:
+        raise ValueError(
+            f"the peak of --gpu {args.gpu} is that of bfloat16: give --machine peak=..."
+            " for --dtype-bytes 4"
+        )
+    machine = parse_machine(text, GPUS.get(args.gpu))
+    if args.tensor_parallel_size > 1 and machine.link is None:
+        raise ValueError("several ranks need --machine link=...")
+    return machine
+
+
+def _capacity(
+    args: argparse.Namespace, machine: Machine, checkpoint: Checkpoint
+) -> Capacity:
+    num_layers = checkpoint.shape.num_layers
+    prune_layer = args.prune_layer
+    if prune_layer is None:
+        prune_layer = -(-num_layers // 2)
+    if prune_layer > num_layers:
+        raise ValueError(
+            f"prune_layer must be at most {num_layers}, the model's depth: "
+            f"{prune_layer}"
+        )
+    images = images_of(checkpoint, args.image, args.image_mode, args.visual_tokens)
+    plan = make_plan(
+        images,
+        text_tokens=args.text_tokens,
+        gen_length=args.gen_length,
+        block_length=args.block_length,
+        steps=args.steps,
+        cache=args.cache,
+        refresh_interval=args.refresh_interval,
+        prune_rate=args.prune_rate,
+        prune_layer=prune_layer,
+        cfg_scale=args.cfg_scale,
+    )
+    budget = args.max_num_batched_tokens
+    engine = Engine(
+        shape=checkpoint.shape,
+        max_batched_tokens=checkpoint.max_model_len if budget is None else budget,
+        max_seqs=args.max_num_seqs,
+        dtype_bytes=args.dtype_bytes,
+        tensor_parallel=args.tensor_parallel_size,
+        block_size=args.block_size,
+        full_step_tokens=args.full_step_tokens,
+        memory_share=args.gpu_memory_utilization,
+    )
+    return Capacity(machine, engine, plan, images.num_tiles, args.concurrency)
+
+
+def _title(args: argparse.Namespace, checkpoint: Checkpoint) -> str:
+    machine = args.gpu or "the machine"
+    ranks = args.tensor_parallel_size
+    where = machine if ranks == 1 else f"{ranks} ranks of {machine}"
+    return f"{checkpoint.name} on {where}, computed, not measured"
+
+
+def _complain(error: Exception, exit_code: int) -> int:
+    print(f"vllm-lladav capacity: error: {error}", file=sys.stderr)
+    return exit_code

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the model is served: what of it one rank holds and reads."""
+
+from dataclasses import dataclass
+
+from vllm_lladav.options.server import ServerConfig
+from vllm_lladav.tools.flops import ModelShape, VisionShape
+
+LOGITS_TILE_BYTES = 32 << 20
+"""Float32 logits that exist at once (``worker/sampler.py``)."""
+
+TILES_PER_FORWARD = 32
+"""Image tiles that go through the tower at once (``model/lladav/vision.py``)."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """
+    Attributes:
+        shape: of the checkpoint.
+        max_batched_tokens: in a step (``--max-num-batched-tokens``).
+        max_seqs: in a step (``--max-num-seqs``).
+        dtype_bytes: of a weight, of an activation, and of a K or V.
+        tensor_parallel: ranks that share a model.
+        block_size: KV slots of a block.
+        full_step_tokens: most tokens of full steps in a step with cached ones; 0 is
+            no limit (``--full-step-tokens``).
+        memory_share: of a rank's memory that vLLM uses
+            (``--gpu-memory-utilization``).
+    """
+
+    shape: ModelShape
+    max_batched_tokens: int
+    max_seqs: int = 256
+    dtype_bytes: int = 2
+    tensor_parallel: int = 1
+    block_size: int = 16
+    full_step_tokens: int = ServerConfig.full_step_tokens
+    memory_share: float = 0.92
+
+    def __post_init__(self) -> None:
+        for name in (
+            *("max_batched_tokens", "max_seqs", "dtype_bytes"),
+            *("tensor_parallel", "block_size"),
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
+        if self.full_step_tokens < 0:
+            raise ValueError(
+                f"full_step_tokens must be at least 0: {self.full_step_tokens}"
+            )
+        if not 0 < self.memory_share <= 1:
+            raise ValueError(
+                f"memory_share must be above 0 and at most 1: {self.memory_share:g}"
+            )
+        if self.shape.num_heads % self.tensor_parallel:
+            raise ValueError(
+                f"tensor_parallel must divide the {self.shape.num_heads} heads: "
+                f"{self.tensor_parallel}"
+            )
+
+    # ------------------------------------------------------------- bytes, one rank
+    @property
+    def decoder_bytes(self) -> float:
+        """Matrices of all decoder layers: what a step reads."""
+        elements = self.shape.num_layers * self.shape.layer_weights
+        return elements * self.dtype_bytes / self.tensor_parallel
+
+    @property
+    def head_bytes(self) -> float:
+        """Of the LM head; the token embedding is as large."""
+        elements = self.shape.hidden_size * self.shape.vocab_rows
+        return elements * self.dtype_bytes / self.tensor_parallel
+
+    @property
+    def tower_bytes(self) -> float:
+        """Of the vision tower, and of the projector, which every rank has."""
+        vision = self.shape.vision
+        if vision is None:
+            return 0
+        width, hidden = vision.hidden_size, self.shape.hidden_size
+        tower = _tower_weights(vision) / self.tensor_parallel
+        projector = width * hidden + (vision.projector_depth - 1) * hidden**2
+        return (tower + projector) * self.dtype_bytes
+
+    @property
+    def weight_bytes(self) -> float:
+        """Of all matrices. Norms and biases are left out: less than 0.1%."""
+        return self.decoder_bytes + 2 * self.head_bytes + self.tower_bytes
+
+    @property
+    def kv_token_bytes(self) -> float:
+        """K and V of a token in all layers."""
+        heads = max(self.shape.num_kv_heads / self.tensor_parallel, 1)
+        width = heads * self.shape.head_dim
+        return 2 * self.shape.num_layers * width * self.dtype_bytes
+
+    @property
+    def block_bytes(self) -> float:
+        return self.block_size * self.kv_token_bytes
+
+    @property
+    def logits_tile_rows(self) -> int:
+        """Rows of logits that are computed at once; the head is read for each."""
+        return max(LOGITS_TILE_BYTES // (4 * self.shape.vocab_rows), 1)
+
+    @property
+    def activation_bytes(self) -> float:
+        """At the peak of a step with all tokens of the budget: input embeddings,
+        residual and normed input, and the wider of attention (q, k, v, output) and
+        MLP (gate, up, product); or of a full forward pass of the tower. An estimate."""
+        shape = self.shape
+        queries = shape.num_heads * shape.head_dim
+        keys = shape.num_kv_heads * shape.head_dim
+        inner = max(2 * queries + 2 * keys, 3 * shape.intermediate_size)
+        per_token = 3 * shape.hidden_size + inner / self.tensor_parallel
+        decoder = self.max_batched_tokens * per_token
+        return max(decoder, self._tower_activations) * self.dtype_bytes
+
+    @property
+    def _tower_activations(self) -> float:
+        """Elements; the decoder's input buffer is there meanwhile."""
+        vision = self.shape.vision
+        if vision is None:
+            return 0
+        inner = max(4 * vision.hidden_size, 2 * vision.intermediate_size)
+        per_token = 3 * vision.hidden_size + inner / self.tensor_parallel
+        tower = TILES_PER_FORWARD * vision.tile_tokens * per_token
+        return tower + self.max_batched_tokens * self.shape.hidden_size
+
+
+def _tower_weights(vision: VisionShape) -> int:
+    """Matrix elements: q, k, v, out and MLP of every layer, and the embeddings."""
+    width = vision.hidden_size
+    layer = 4 * width**2 + 2 * width * vision.intermediate_size
+    embeddings = (vision.patch_values + vision.tile_tokens) * width
+    return vision.num_layers * layer + embeddings

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a machine serves: requests at once, and how fast (``docs/capacity.md``)."""
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.tools.capacity.engine import LOGITS_TILE_BYTES, Engine
+from vllm_lladav.tools.capacity.load import Load, RequestLoad
+from vllm_lladav.tools.capacity.machine import Machine
+from vllm_lladav.tools.capacity.step import (
+    Part,
+    mean_parts,
+    seconds_by_bound,
+    seconds_of,
+    step_parts,
+)
+
+CONCURRENCY = "concurrency"
+FULL_STEPS = "full_step_tokens"
+KV_MEMORY = "KV memory"
+TOKEN_BUDGET = "token budget"
+MAX_SEQS = "max_num_seqs"
+EMBEDS_MEMORY = "memory for prompt embeddings"
+
+MORE_WOULD_HELP = 0.1
+"""Gain in throughput from twice the requests, from which on their number is the bound
+rather than what a step waits for."""
+
+ENOUGH = 0.9
+"""Share of the throughput that so many requests as are enough reach."""
+
+RARE = 1e-9
+
+
+class DoesNotFit(ValueError):
+    """Not even one request can run."""
+
+
+def num_admissible(capacity: float, first: float, later: float) -> int:
+    """Requests at once when a new one needs ``first`` of ``capacity`` that is free, and
+    holds ``later`` once its first step is over."""
+    if first > capacity:
+        return 0
+    return math.floor((capacity - first) / later + 1e-9) + 1
+
+
+def binomial(count: int, share: float) -> list[tuple[float, float]]:
+    """(successes, probability) of ``count`` trials; what hardly ever happens is left
+    out."""
+    if share in (0, 1):
+        return [(round(count * share), 1.0)]
+    ways = math.lgamma(count + 1)
+    found: list[tuple[float, float]] = [
+        (
+            successes,
+            math.exp(
+                ways
+                - math.lgamma(successes + 1)
+                - math.lgamma(count - successes + 1)
+                + successes * math.log(share)
+                + (count - successes) * math.log1p(-share)
+            ),
+        )
+        for successes in range(count + 1)
+    ]
+    return [(successes, weight) for successes, weight in found if weight > RARE]
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """A machine, a model on it, and the one kind of request that all clients send.
+
+    Attributes:
+        machine: a rank's.
+        plan: of the request.
+        num_tiles: of its images.
+        concurrency: requests that clients have under way; None for as many as the
+            server takes.
+    """
+
+    machine: Machine
+    engine: Engine
+    plan: StepPlan
+    num_tiles: int = 0
+    concurrency: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.concurrency is not None and self.concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1: {self.concurrency}")
+
+    @cached_property
+    def load(self) -> RequestLoad:
+        return RequestLoad.of(
+            self.engine.shape, self.plan, self.num_tiles, self.engine.block_size
+        )
+
+    # ------------------------------------------------------------- memory, one rank
+    @property
+    def pool_bytes(self) -> float:
+        """For KV blocks: what weights and the largest step leave of vLLM's share."""
+        engine = self.engine
+        return (
+            self.machine.memory * engine.memory_share
+            - engine.weight_bytes
+            - engine.activation_bytes
+            - LOGITS_TILE_BYTES
+        )
+
+    @property
+    def pool_blocks(self) -> int:
+        """One of which vLLM keeps for itself."""
+        return max(int(self.pool_bytes // self.engine.block_bytes) - 1, 0)
+
+    @property
+    def first_blocks(self) -> int:
+        """That a request needs to be admitted."""
+        return self._blocks[0]
+
+    @property
+    def later_blocks(self) -> float:
+        """That it holds behind its first step: a mean, if more is pruned later."""
+        later = self._blocks[1:] or self._blocks
+        return sum(later) / len(later)
+
+    @cached_property
+    def _blocks(self) -> tuple[int, ...]:
+        """Before each step."""
+        return tuple(-(-held // self.engine.block_size) for held in self.load.held)
+
+    @property
+    def embeds_bytes(self) -> float:
+        """Prompt embeddings of a request behind its first step."""
+        pruned = self.plan.num_visual - self.plan.visual_after(0, self.plan.num_visual)
+        width = self.engine.shape.hidden_size * self.engine.dtype_bytes
+        return (self.plan.prompt_len - pruned) * width
+
+    # ------------------------------------------------------------- requests at once
+    @cached_property
+    def limits(self) -> dict[str, int]:
+        """How many requests each thing admits, by name."""
+        engine, steps = self.engine, self.load.steps
+        later = Load.mean(list(steps[1:] or steps))
+        outside = self.machine.memory * (1 - engine.memory_share)
+        limits = {
+            KV_MEMORY: num_admissible(
+                self.pool_blocks, self.first_blocks, self.later_blocks
+            ),
+            TOKEN_BUDGET: num_admissible(
+                engine.max_batched_tokens, steps[0].scheduled, later.scheduled
+            ),
+            MAX_SEQS: engine.max_seqs // self.plan.params.num_sequences,
+        }
+        if engine.memory_share < 1:
+            # They are not in vLLM's share (docs/architecture.md).
+            limits[EMBEDS_MEMORY] = int(outside // self.embeds_bytes)
+        if self.concurrency is not None:
+            limits[CONCURRENCY] = self.concurrency
+        return limits
+
+    @cached_property
+    def limit(self) -> str:
+        """The name of the smallest."""
+        return min(self.limits, key=lambda name: self.limits[name])
+
+    @cached_property
+    def requests(self) -> int:
+        """At once.
+
+        Raises:
+            DoesNotFit: if there can be none.
+        """
+        count = self.limits[self.limit]
+        if count < 1:
+            raise DoesNotFit(self._why_none())
+        return count
+
+    def _why_none(self) -> str:
+        if self.limit == KV_MEMORY:
+            engine = self.engine
+            return (
+                f"no request fits into the memory: vLLM's share is "
+                f"{self.machine.memory * engine.memory_share / 1e9:.1f} GB, weights "
+                f"take {engine.weight_bytes / 1e9:.1f}, the largest step "
+                f"{engine.activation_bytes / 1e9:.1f}, and the KV blocks of one "
+                f"request {self.first_blocks * engine.block_bytes / 1e9:.1f}"
+            )
+        if self.limit == TOKEN_BUDGET:
+            return (
+                f"the token budget ({self.engine.max_batched_tokens}) is smaller than "
+                f"a request's first step ({self.load.steps[0].scheduled:.0f} tokens)"
+            )
+        return f"no request fits: {self.limit}"
+
+    # ------------------------------------------------------------- time
+    @property
+    def active_limit(self) -> float:
+        """Requests that a mean step can have. Those at a full step take turns where
+        others are at cached ones, so that the rest wait."""
+        share, full = self.load.kind(is_full=True)
+        if share == 1 or not self.engine.full_step_tokens:
+            return math.inf
+        # One is let through whatever its size.
+        return max(self.engine.full_step_tokens // full.scheduled, 1) / share
+
+    def active(self, num_requests: int) -> float:
+        """Of so many, those in a mean step."""
+        return min(num_requests, self.active_limit)
+
+    def parts(self, num_requests: int) -> tuple[Part, ...]:
+        """Of a mean step with so many requests, each of which is at a random one of its
+        steps: how many of them are at a full one follows a binomial distribution. Where
+        they take turns, their number is always the same."""
+        share, full = self.load.kind(is_full=True)
+        _, cached = self.load.kind(is_full=False)
+        active = self.active(num_requests)
+        if active < num_requests:
+            counts = [(active * share, 1.0)]
+        else:
+            counts = binomial(num_requests, share)
+        return mean_parts(
+            (
+                weight,
+                step_parts(
+                    self.machine,
+                    self.engine,
+                    full.times(count) + cached.times(active - count),
+                ),
+            )
+            for count, weight in counts
+        )
+
+    def requests_per_second(self, num_requests: int) -> float:
+        """Whose places are taken by new ones as they end."""
+        seconds = seconds_of(self.parts(num_requests))
+        return self.active(num_requests) / (seconds * len(self.load.steps))
+
+    @property
+    def enough_requests(self) -> int:
+        """The fewest at once that reach `ENOUGH` of the throughput: more than these
+        wait longer for little."""
+        counts = range(1, self.requests + 1)
+        wanted = ENOUGH * self.requests_per_second(self.requests)
+        return counts[bisect_left(counts, wanted, key=self.requests_per_second)]
+
+    def burst_seconds(self, num_requests: int) -> float:
+        """From the first step to the last of requests that start together on an idle
+        machine. They must fit at once."""
+        return sum(
+            seconds_of(step_parts(self.machine, self.engine, load.times(num_requests)))
+            for load in self.load.steps
+        )
+
+    @property
+    def gain_of_more(self) -> float:
+        """In throughput, if there were twice the requests: 0 to 1."""
+        more = self.requests_per_second(2 * self.requests)
+        return more / self.requests_per_second(self.requests) - 1
+
+    @property
+    def gain_of_no_turns(self) -> float:
+        """In throughput, if full steps did not take turns: 0 to 1."""
+        if self.active_limit >= self.requests:
+            return 0.0
+        free = replace(self, engine=replace(self.engine, full_step_tokens=0))
+        more = free.requests_per_second(self.requests)
+        return more / self.requests_per_second(self.requests) - 1
+
+    @property
+    def bound(self) -> str:
+        """What would have to be larger for more requests per second."""
+        if self.gain_of_no_turns > MORE_WOULD_HELP:
+            return FULL_STEPS
+        if self.limit != CONCURRENCY and self.gain_of_more > MORE_WOULD_HELP:
+            return self.limit
+        return next(iter(seconds_by_bound(self.parts(self.requests))))

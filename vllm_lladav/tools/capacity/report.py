@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A capacity as a table and as JSON."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from vllm_lladav.tools.capacity.engine import LOGITS_TILE_BYTES
+from vllm_lladav.tools.capacity.machine import UNITS
+from vllm_lladav.tools.capacity.model import (
+    CONCURRENCY,
+    ENOUGH,
+    FULL_STEPS,
+    MORE_WOULD_HELP,
+    Capacity,
+)
+from vllm_lladav.tools.capacity.step import seconds_by_bound, seconds_of
+
+
+def to_values(capacity: Capacity) -> dict[str, Any]:
+    """Everything, in bytes, seconds and operations."""
+    engine, count = capacity.engine, capacity.requests
+    parts = capacity.parts(count)
+    seconds, num_steps = seconds_of(parts), len(capacity.load.steps)
+    per_second = capacity.requests_per_second(count)
+    plan, enough = capacity.plan, capacity.enough_requests
+    return {
+        "machine": asdict(capacity.machine),
+        "request": {
+            "prompt_tokens": plan.prompt_len,
+            "visual_tokens": plan.num_visual,
+            "tiles": capacity.num_tiles,
+            "gen_length": plan.params.gen_length,
+            "steps": num_steps,
+            "flops": sum(part.flops for part in capacity.parts(1)) * num_steps,
+        },
+        "memory": {
+            "weights": engine.weight_bytes,
+            "activations": engine.activation_bytes,
+            "logits_tile": LOGITS_TILE_BYTES,
+            "kv_pool": capacity.pool_bytes,
+            "kv_blocks": capacity.pool_blocks,
+            "request_kv_first": capacity.first_blocks * engine.block_bytes,
+            "request_kv_later": capacity.later_blocks * engine.block_bytes,
+            "request_kv_blocks_first": capacity.first_blocks,
+            "request_kv_blocks_later": capacity.later_blocks,
+            "request_embeds": capacity.embeds_bytes,
+        },
+        "limits": capacity.limits,
+        "requests_at_once": count,
+        "requests_in_a_step": capacity.active(count),
+        "limited_by": capacity.limit,
+        "step": {
+            "seconds": seconds,
+            "parts": [asdict(part) for part in parts],
+            "seconds_by_bound": seconds_by_bound(parts),
+        },
+        "steps_per_second": 1 / seconds,
+        "request_steps_per_second": capacity.active(count) / seconds,
+        "requests_per_second": per_second,
+        "canvas_tokens_per_second": per_second * plan.params.gen_length,
+        "request_seconds": count / per_second,
+        "request_seconds_alone": capacity.burst_seconds(1),
+        "enough_requests": enough,
+        "enough_request_seconds": enough / capacity.requests_per_second(enough),
+        "gain_of_twice_the_requests": capacity.gain_of_more,
+        "gain_of_no_full_step_limit": capacity.gain_of_no_turns,
+        "bound": capacity.bound,
+    }
+
+
+def to_text(capacity: Capacity, title: str) -> str:
+    """Several tables, for people."""
+    values = to_values(capacity)
+    memory, step = values["memory"], values["step"]
+    rows = [
+        ["weights", _gb(memory["weights"]), ""],
+        [
+            "largest step",
+            _gb(memory["activations"] + memory["logits_tile"]),
+            f"{capacity.engine.max_batched_tokens} tokens, estimated",
+        ],
+        ["KV blocks", _gb(memory["kv_pool"]), f"{memory['kv_blocks']} blocks"],
+        [
+            "a request's KV, to be admitted",
+            _gb(memory["request_kv_first"]),
+            f"{memory['request_kv_blocks_first']} blocks",
+        ],
+        [
+            "a request's KV, after its first step",
+            _gb(memory["request_kv_later"]),
+            f"{memory['request_kv_blocks_later']:g} blocks",
+        ],
+        ["a request's prompt embeddings", _gb(memory["request_embeds"]), ""],
+    ]
+    limits = [
+        [name, str(number), "<- the least" if name == capacity.limit else ""]
+        for name, number in values["limits"].items()
+    ]
+    parts = [
+        [
+            part["name"],
+            f"{part['seconds'] * 1e3:.2f} ms",
+            f"{part['seconds'] / step['seconds']:.0%}",
+            f"{part['flops'] / 1e12:.3f} TFLOP",
+            f"{part['bytes'] / 1e9:.2f} GB",
+            part["bound"],
+        ]
+        for part in step["parts"]
+    ]
+    rates = [
+        ["steps per second", f"{values['steps_per_second']:.2f}", ""],
+        [
+            "steps of requests per second",
+            f"{values['request_steps_per_second']:.1f}",
+            "",
+        ],
+        ["requests per second", f"{values['requests_per_second']:.3f}", ""],
+        ["canvas tokens per second", f"{values['canvas_tokens_per_second']:.1f}", ""],
+        ["seconds of a request", f"{values['request_seconds']:.2f}", ""],
+        ["seconds of a request alone", f"{values['request_seconds_alone']:.2f}", ""],
+    ]
+    return "\n".join(
+        [
+            title,
+            *(f"  {line}" for line in _describe(capacity)),
+            "\nMemory of a rank (GB are 10^9 bytes)",
+            *_table(rows),
+            "\nRequests at once, as limited by",
+            *_table(limits),
+            f"\nA mean step with {_describe_active(capacity)}",
+            *_table(parts),
+            "\nRates",
+            *_table(rates),
+            f"\n{ENOUGH:.0%} of the requests per second take "
+            f"{values['enough_requests']} at once, of "
+            f"{values['enough_request_seconds']:.2f} seconds each.",
+            f"Bound: {_describe_bound(capacity)}",
+        ]
+    )
+
+
+def _describe(capacity: Capacity) -> list[str]:
+    plan, params = capacity.plan, capacity.plan.params
+    kept = plan.visual_after(0, plan.num_visual)
+    num_full = sum(capacity.load.is_full)
+    pruned = f", {kept} after pruning" if kept < plan.num_visual else ""
+    machine = ", ".join(
+        f"{name} {value / UNITS[name]:g}"
+        for name, value in asdict(capacity.machine).items()
+        if value is not None
+    )
+    return [
+        f"machine: {machine}",
+        f"request: {plan.prompt_len - plan.num_visual} text and {plan.num_visual} "
+        f"visual tokens{pruned}; a canvas of {params.gen_length} in blocks of "
+        f"{params.block_length}",
+        f"steps: {len(capacity.load.steps)}, of which {num_full} compute all tokens "
+        f"(cache={params.cache})",
+    ]
+
+
+def _describe_active(capacity: Capacity) -> str:
+    count = capacity.requests
+    active = capacity.active(count)
+    if active == count:
+        return f"{count} requests"
+    return (
+        f"{active:.3g} of {count} requests, while others wait for a full step "
+        f"(--full-step-tokens {capacity.engine.full_step_tokens})"
+    )
+
+
+def _describe_bound(capacity: Capacity) -> str:
+    bound, gain = capacity.bound, capacity.gain_of_more
+    if bound == FULL_STEPS:
+        gain = capacity.gain_of_no_turns
+        more = f"without it requests would be served {1 + gain:.2f} times as fast"
+        return f"{bound}: {more}"
+    more = f"twice the requests would be served {1 + gain:.2f} times as fast"
+    if capacity.limit == CONCURRENCY and gain > MORE_WOULD_HELP:
+        return f"{bound}, with this few requests: {more}"
+    return f"{bound}: {more}"
+
+
+def _gb(value: float) -> str:
+    return f"{value / 1e9:.3f} GB"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The first and the last column are text, the others numbers."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    last = len(widths) - 1
+    return [
+        "  "
+        + "  ".join(
+            text.ljust(width) if number in (0, last) else text.rjust(width)
+            for number, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

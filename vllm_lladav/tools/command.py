@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``vllm-lladav``: what ``vllm serve`` does not offer."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from vllm_lladav import __version__
+from vllm_lladav.tools.capacity import cli as capacity_cli
+from vllm_lladav.tools.eval import cli as eval_cli
+from vllm_lladav.tools.inspect import cli as inspect_cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="vllm-lladav", description="Tools around LLaDA-V in vLLM."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    inspect_cli.add_parser(subparsers)
+    eval_cli.add_parser(subparsers)
+    capacity_cli.add_parser(subparsers)
+    args = parser.parse_args(argv)
+    exit_code: int = args.run(args)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

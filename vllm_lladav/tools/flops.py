@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many floating-point operations the model spends on one request.
+
+A formula from the shapes of the model and of the request, without engine or tensors:
+what pruning saves can be told before anything runs. ``docs/pruning-cost.md`` derives
+it; ``benchmarks/pruning_flops.py`` compares it with what the engine executes.
+
+Counted are matrix products and convolutions, two operations per multiply and add,
+as ``torch.utils.flop_counter`` counts them. Norms, rotary embeddings, activations and
+softmax are not: they are linear in the tokens and small beside the products.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Self
+
+from vllm_lladav.denoising.params import DenoisingParams
+from vllm_lladav.denoising.plan import StepIndex, StepPlan
+from vllm_lladav.pruning.params import PruneStage, PruningParams, num_kept
+
+if TYPE_CHECKING:
+    from vllm_lladav.model.lladav.config import LladavConfig
+
+
+@dataclass(frozen=True)
+class VisionShape:
+    """Dimensions of the vision tower and the projector.
+
+    Attributes:
+        hidden_size: of the tower.
+        intermediate_size: of its MLPs.
+        num_layers: that run; the official features are those of layer -2.
+        tile_tokens: patches of a tile.
+        patch_values: numbers in a patch: channels times its area.
+        projector_depth: linear layers from the tower's to the decoder's size.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    tile_tokens: int
+    patch_values: int
+    projector_depth: int
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Dimensions of a checkpoint.
+
+    Attributes:
+        hidden_size: of the decoder.
+        intermediate_size: of its gated MLPs.
+        num_layers: of the decoder.
+        num_heads: for queries.
+        num_kv_heads: for keys and values.
+        head_dim: of a head.
+        vocab_rows: of the LM head, padding included.
+        vision: None for a decoder alone.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_rows: int
+    vision: VisionShape | None = None
+
+    @classmethod
+    def from_config(cls, config: "LladavConfig", vocab_rows: int) -> Self:
+        """Of a checkpoint. ``vocab_rows`` is the engine's: vLLM pads the
+        tokenizer's length."""
+        from vllm_lladav.model.lladav.config import projector_depth
+
+        depth = projector_depth(config.mm_projector_type)
+        assert depth is not None, config.mm_projector_type
+        vision = config.vision_config
+        patch = config.tile_size // config.tile_grid
+        return cls(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_layers=config.num_hidden_layers,
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            vocab_rows=vocab_rows,
+            vision=VisionShape(
+                hidden_size=vision.hidden_size,
+                intermediate_size=vision.intermediate_size,
+                num_layers=vision.num_hidden_layers - 1,
+                tile_tokens=config.tile_grid**2,
+                patch_values=3 * patch**2,
+                projector_depth=depth,
+            ),
+        )
+
+    @property
+    def layer_weights(self) -> int:
+        """Matrix elements of one decoder layer: q, k, v, o, gate, up, down."""
+        queries = self.num_heads * self.head_dim
+        keys = self.num_kv_heads * self.head_dim
+        attention = self.hidden_size * (2 * queries + 2 * keys)
+        return attention + 3 * self.hidden_size * self.intermediate_size
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Floating-point operations by part.
+
+    Attributes:
+        projections: linear layers of the decoder.
+        attention: the products of queries with keys and of weights with values.
+        head: logits of the masks that a step may transfer.
+        scores: ranking visual tokens.
+        vision: tower and projector, once for every tile.
+    """
+
+    projections: int = 0
+    attention: int = 0
+    head: int = 0
+    scores: int = 0
+    vision: int = 0
+
+    def __add__(self, other: "Breakdown") -> "Breakdown":
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Breakdown(*(mine + theirs for mine, theirs in pairs))
+
+    @property
+    def total(self) -> int:
+        return sum(astuple(self))
+
+    def saved(self, whole: "Breakdown") -> float:
+        """The share of ``whole`` that is saved, 0 to 1."""
+        return 1 - self.total / whole.total
+
+
+@dataclass(frozen=True)
+class StepMasks:
+    """Masks before a step.
+
+    Attributes:
+        index: of the step.
+        candidates: that the step may transfer; their logits are computed.
+        canvas: in the whole canvas.
+    """
+
+    index: StepIndex
+    candidates: int
+    canvas: int
+
+
+def request_flops(
+    shape: ModelShape,
+    plan: StepPlan,
+    num_tiles: int = 0,
+    steps: Iterable[StepMasks] | None = None,
+) -> Breakdown:
+    """Operations of a request that runs alone.
+
+    The prompt has no masks of its own. For ``adaptive`` pruning, which drops at least
+    what the plan knows, it is an upper bound.
+
+    Args:
+        plan: lengths, steps and pruning of the request.
+        num_tiles: of all its images, the squeezed whole image of each included.
+        steps: that run, in order; by default all that are planned. A stop in the
+            answer ends a request earlier, confidence decoding ends it in fewer steps.
+    """
+    total = vision_flops(shape, num_tiles)
+    num_visual = plan.num_visual
+    for masks in planned_steps(plan.params) if steps is None else steps:
+        decoder, num_visual = _decoder_flops(shape, plan, num_visual, masks)
+        head = 2 * masks.candidates * shape.hidden_size * shape.vocab_rows
+        total += decoder + Breakdown(head=head)
+    return total
+
+
+def planned_steps(
+    params: DenoisingParams, steps_run: Sequence[int] | None = None
+) -> Iterator[StepMasks]:
+    """Every step of a request without stops.
+
+    Blocks are finished one after the other, every step transfers its even share, and a
+    block with fewer masks than steps ends early.
+
+    Args:
+        steps_run: how many steps of each block run, of the first ones. With confidence
+            decoding they are taken to share the block's masks evenly. By default all.
+    """
+    num_steps = 0
+    if steps_run is None:
+        steps_run = [params.steps_per_block] * params.num_blocks
+    for block, num_run in enumerate(steps_run):
+        later = params.gen_length - (block + 1) * params.block_length
+        left = params.block_length
+        num_shares = num_run if params.is_confident else params.steps_per_block
+        share, remainder = divmod(left, max(num_shares, 1))
+        for step in range(num_run):
+            count = share + (step < remainder)
+            if not count:
+                break
+            yield StepMasks(StepIndex(num_steps, block, step), left, left + later)
+            num_steps += 1
+            left -= count
+
+
+def vision_flops(shape: ModelShape, num_tiles: int) -> Breakdown:
+    """Of the tower and the projector."""
+    if not num_tiles:
+        return Breakdown()
+    vision = shape.vision
+    assert vision is not None
+    width = vision.hidden_size
+    layer = 4 * width**2 + 2 * width * vision.intermediate_size  # q, k, v, out; MLP
+    layer += 2 * width * vision.tile_tokens  # attention among the tile's patches
+    tower = width * vision.patch_values + vision.num_layers * layer
+    projector = width * shape.hidden_size
+    projector += (vision.projector_depth - 1) * shape.hidden_size**2
+    return Breakdown(vision=2 * num_tiles * vision.tile_tokens * (tower + projector))
+
+
+def _decoder_flops(
+    shape: ModelShape, plan: StepPlan, num_visual: int, masks: StepMasks
+) -> tuple[Breakdown, int]:
+    """Of the layers in one step, and the visual tokens left."""
+    total = Breakdown()
+    stages = list(plan.stages(masks.index.step))
+    num_sequences = plan.params.num_sequences
+    for layer in range(1, shape.num_layers + 1):
+        length = plan.num_slots(num_visual)
+        rows = plan.computed(masks.index, num_visual).length
+        total += Breakdown(
+            projections=num_sequences * 2 * rows * shape.layer_weights,
+            attention=num_sequences * 2 * _products(shape, rows, length),
+        )
+        if not stages:
+            continue
+        assert plan.params.pruning is not None
+        total += _score_flops(
+            shape, plan.params.pruning, stages[0], layer, length, num_visual, masks
+        )
+        if stages[0].layer == layer:
+            stage = stages.pop(0)
+            num_visual = num_kept(num_visual, len(plan.images), stage.rate)
+    return total, num_visual
+
+
+def _products(shape: ModelShape, rows: int, columns: int) -> int:
+    """Queries of ``rows`` tokens with the keys of ``columns`` tokens, all heads."""
+    return 2 * rows * columns * shape.num_heads * shape.head_dim
+
+
+def _score_flops(
+    shape: ModelShape,
+    pruning: PruningParams,
+    stage: PruneStage,
+    layer: int,
+    length: int,
+    num_visual: int,
+    masks: StepMasks,
+) -> Breakdown:
+    """Of what a policy computes after a layer (``vllm_lladav.pruning.policies``)."""
+    if layer != stage.layer and pruning.policy != "aggregated":
+        return Breakdown()
+    if pruning.policy in ("fastv", "aggregated", "adaptive"):
+        rows = {"all": length, "answer": masks.canvas, "last": 1}[pruning.queries]
+        return Breakdown(scores=_products(shape, rows, length))
+    if pruning.policy == "similarity":
+        width = shape.num_kv_heads * shape.head_dim
+        return Breakdown(scores=2 * num_visual**2 * width)
+    return Breakdown()

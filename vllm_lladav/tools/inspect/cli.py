@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``vllm-lladav inspect``. vLLM is imported late: help and typos come at once."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vllm_lladav.options.server import ServerConfig
+from vllm_lladav.pruning.params import POLICIES, POSITIONS, QUERIES
+from vllm_lladav.tools.inspect.pictures import read_picture
+
+IMAGE_MODES = ("auto", "anyres", "pad_stacked", "pad_list")
+USAGE_ERROR = 2
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``inspect`` to the subcommands."""
+    parser = subparsers.add_parser(
+        "inspect",
+        help="draw which visual tokens pruning keeps",
+        description="Ask about pictures with visual-token pruning, and draw them with "
+        "the dropped patches dimmed, next to the scores of all patches.",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--image",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="may be repeated; several images are padded to one tile each, unless "
+        "--image-mode says otherwise",
+    )
+    parser.add_argument("--prompt", required=True, help="the question")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("kept.png"),
+        metavar="FILE",
+        help="the drawing, in any format that Pillow writes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--model",
+        default="lladav-tiny",
+        help="name, directory, or alias: lladav, lladav-tiny, lladav-random (default: "
+        "%(default)s, a small checkpoint trained on drawn pictures)",
+    )
+    parser.add_argument(
+        "--image-mode",
+        choices=IMAGE_MODES,
+        default="auto",
+        help="how images are tiled (default: as the checkpoint and the number of "
+        "images say)",
+    )
+    _add_request_arguments(parser)
+
+
+def _add_request_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is not given is as in a server without flags."""
+    server = ServerConfig()
+    group = parser.add_argument_group("request")
+    group.add_argument(
+        "--prune-rate",
+        type=float,
+        help="share of the visual tokens that is dropped in the first step "
+        f"(default: {server.prune_rate})",
+    )
+    group.add_argument(
+        "--prune-layer",
+        type=int,
+        help="decoder layer, counted from 1, after which they are dropped "
+        "(default: half the depth, rounded up)",
+    )
+    group.add_argument(
+        "--prune-stages",
+        metavar="STEP:LAYER:RATE,...",
+        help="several cuts instead of these two",
+    )
+    group.add_argument(
+        "--prune-policy",
+        choices=POLICIES,
+        help=f"how visual tokens are ranked (default: {server.prune_policy})",
+    )
+    group.add_argument(
+        "--prune-queries",
+        choices=QUERIES,
+        help="rows whose attention counts (default: answer for the policy "
+        "aggregated, else all)",
+    )
+    group.add_argument(
+        "--prune-positions",
+        choices=POSITIONS,
+        help=f"positions of kept tokens (default: {server.prune_positions})",
+    )
+    group.add_argument(
+        "--prune-tau",
+        type=float,
+        help="share of the attention mass that the policy adaptive keeps "
+        f"(default: {server.prune_tau})",
+    )
+    group.add_argument(
+        "--gen-length",
+        type=int,
+        help=f"canvas length in tokens (default: {server.gen_length})",
+    )
+    group.add_argument(
+        "--steps", type=int, help="denoising steps (default: one per token)"
+    )
+    group.add_argument("--seed", type=int, help="of the policy random")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit code: 0, or 2 with a message about what cannot be done as asked."""
+    pruning = {
+        name: value
+        for name, value in vars(args).items()
+        if name.startswith("prune_") and value is not None
+    }
+    try:
+        _check_output(args.output)
+        # What needs no model is checked before one is loaded.
+        ServerConfig.from_values({"plugin": "pruning", **pruning})
+        for image in args.image:
+            read_picture(image)
+    except (OSError, ValueError) as error:
+        return _complain(error)
+
+    # vLLM writes much to standard output that is of no use here.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    from vllm.exceptions import VLLMClientError
+
+    from vllm_lladav.tools.inspect.drawing import draw
+    from vllm_lladav.tools.inspect.run import inspect_pruning
+
+    try:
+        inspection = inspect_pruning(
+            args.model,
+            args.image,
+            args.prompt,
+            image_mode=args.image_mode,
+            gen_length=args.gen_length,
+            steps=args.steps,
+            seed=args.seed,
+            **pruning,
+        )
+        draw(inspection).save(args.output)
+    except (OSError, ValueError, VLLMClientError) as error:
+        return _complain(error)
+    for stage in inspection.stages:
+        print(
+            f"step {stage.step}, layer {stage.layer}: kept {stage.num_kept} of "
+            f"{stage.num_seen} visual tokens"
+        )
+    if not inspection.stages:
+        print("nothing was pruned")
+    print(f"answer: {inspection.answer}")
+    print(f"drawn: {args.output}")
+    return 0
+
+
+def _check_output(path: Path) -> None:
+    """Find out before the model runs, not after it."""
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent} is no directory to write {path.name} to")
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"{path} has no ending of an image format, such as .png")
+
+
+def _complain(error: Exception) -> int:
+    print(f"vllm-lladav inspect: error: {error}", file=sys.stderr)
+    return USAGE_ERROR

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws an inspection: what was kept, and the scores. Pillow and numpy only.
+
+Every image gets one row per view (overview, tiles). On the left is the picture, dimmed
+where patches were dropped or where no patch looks; on the right are the scores.
+
+Scores are coloured by their rank among all visual tokens of the image, because the
+rank decides what is kept, and because a few tokens draw most of the attention: on a
+linear scale all others would look the same.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from vllm_lladav.tools.inspect.patch_map import VIEWS, View, VisualToken
+from vllm_lladav.tools.inspect.result import ImageInspection, Inspection
+
+PANEL = 480
+"""Longer side of a picture, in pixels."""
+MARGIN = 12
+FONT_SIZE = 14
+LINE_HEIGHT = 18
+LEGEND = (160, LINE_HEIGHT)
+INK, PAPER = (32, 32, 32), (255, 255, 255)
+
+DIMMED = 0.2
+"""How bright dropped patches are, of their own brightness."""
+NOT_SCORED = (190, 190, 190)
+
+RAMP = np.array(
+    [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)]
+)
+"""Colours from the lowest to the highest score, evenly spaced: dark to light, so
+that it also reads without colour vision."""
+
+
+def draw(inspection: Inspection) -> Image.Image:
+    """All images of an inspection below each other."""
+    lines = [
+        f"step {stage.step}, layer {stage.layer}: {stage.num_kept} of "
+        f"{stage.num_seen} visual tokens kept"
+        for stage in inspection.stages
+    ]
+    blocks = [_text(lines or ["nothing was pruned"])]
+    for number, image in enumerate(inspection.images, start=1):
+        blocks.append(draw_image(image, f"image {number}"))
+    return _framed(_below(blocks))
+
+
+def draw_image(image: ImageInspection, title: str = "image") -> Image.Image:
+    """One image: a header, and a row of panels per view."""
+    width, height = image.size
+    header = (
+        f"{title}: {width}x{height} pixels, {image.mode}, {int(image.kept.sum())} of "
+        f"{len(image.kept)} visual tokens kept"
+    )
+    blocks = [_text([header])]
+    for view in VIEWS:
+        if any(token.view == view for token in image.tokens):
+            blocks.append(_draw_view(image, view))
+    return _below(blocks)
+
+
+def _draw_view(image: ImageInspection, view: View) -> Image.Image:
+    size = panel_size(image.size)
+    index = token_index(image.tokens, view, image.size, size)
+    picture = image.picture.resize(size, Image.Resampling.BICUBIC)
+    left = _below(
+        [
+            _text([_kept_caption(image, view)]),
+            Image.fromarray(dim_dropped(np.asarray(picture), index, image.kept)),
+        ]
+    )
+    right = _below(
+        [
+            _text([f"{view}: scores, coloured by rank"]),
+            Image.fromarray(heat_map(index, image.scores)),
+            _legend(image.scores),
+        ]
+    )
+    return _beside([left, right])
+
+
+def _kept_caption(image: ImageInspection, view: View) -> str:
+    """Such as ``tiles: kept 300 of 1026 patches, 2 of 38 newlines``."""
+    kinds: dict[str, list[bool]] = {
+        "patches": [],
+        "patches of padding": [],
+        "newlines": [],
+    }
+    for token, kept in zip(image.tokens, image.kept, strict=True):
+        if token.view == view:
+            kinds[_kind(token)].append(bool(kept))
+    parts = [f"{sum(k)} of {len(k)} {name}" for name, k in kinds.items() if k]
+    return f"{view}: kept {', '.join(parts)}"
+
+
+def _kind(token: VisualToken) -> str:
+    if token.is_newline:
+        return "newlines"
+    return "patches of padding" if token.box is None else "patches"
+
+
+# --- pixels ---------------------------------------------------------------------
+
+
+def panel_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) at which a picture is drawn."""
+    scale = PANEL / max(size)
+    return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+
+
+def token_index(
+    tokens: Sequence[VisualToken],
+    view: View,
+    size: tuple[int, int],
+    drawn: tuple[int, int],
+) -> np.ndarray:
+    """The visual token whose patch holds the middle of each drawn pixel.
+
+    Args:
+        size: of the original picture, (width, height).
+        drawn: size at which it is drawn.
+
+    Returns:
+        ``[drawn height, drawn width]``, int: index into ``tokens``; -1 where no
+        patch of the view looks.
+    """
+    scale_x, scale_y = drawn[0] / size[0], drawn[1] / size[1]
+    index = np.full((drawn[1], drawn[0]), -1)
+    for number, token in enumerate(tokens):
+        if token.view != view or token.box is None:
+            continue
+        x0, x1 = _pixels(token.box.x0, token.box.x1, scale_x)
+        y0, y1 = _pixels(token.box.y0, token.box.y1, scale_y)
+        index[y0:y1, x0:x1] = number
+    return index
+
+
+def _pixels(start: float, end: float, scale: float) -> tuple[int, int]:
+    """Drawn pixels whose middle is in ``[start, end)`` of the original."""
+    # A line that is meant to hit a middle must not miss it by a rounding error.
+    return math.ceil(start * scale - 0.5 - 1e-6), math.ceil(end * scale - 0.5 - 1e-6)
+
+
+def dim_dropped(pixels: np.ndarray, index: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """``[h, w, 3]`` uint8, unchanged where a patch was kept.
+
+    Args:
+        pixels: ``[h, w, 3]`` uint8.
+        index: ``[h, w]``, as :func:`token_index` returns it.
+        kept: ``[n]``, bool, by visual token.
+    """
+    is_kept = (index >= 0) & kept[index]
+    return np.where(is_kept[..., None], pixels, (DIMMED * pixels).astype(np.uint8))
+
+
+def heat_map(index: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """``[h, w, 3]`` uint8: the colour of the score of each pixel's patch."""
+    colours = np.full((len(scores) + 1, 3), NOT_SCORED, np.uint8)
+    is_scored = np.isfinite(scores)
+    colours[:-1][is_scored] = ramp(relative_ranks(scores[is_scored]))
+    return colours[index]  # -1, no patch, is the last row
+
+
+def relative_ranks(scores: np.ndarray) -> np.ndarray:
+    """``[n]`` in 0 (lowest) to 1 (highest); equal scores share their middle rank."""
+    ordered = np.sort(scores)
+    lower = np.searchsorted(ordered, scores, side="left")
+    not_higher = np.searchsorted(ordered, scores, side="right")
+    return (lower + not_higher - 1) / 2 / max(len(scores) - 1, 1)
+
+
+def ramp(values: np.ndarray) -> np.ndarray:
+    """``[n]`` in 0 to 1 to colours ``[n, 3]``, uint8."""
+    stops = np.linspace(0, 1, len(RAMP))
+    channels = [np.interp(values, stops, RAMP[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+# --- layout ---------------------------------------------------------------------
+
+
+def _text(lines: Sequence[str]) -> Image.Image:
+    font = ImageFont.load_default(FONT_SIZE)
+    ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    width = max(math.ceil(ruler.textlength(line, font=font)) for line in lines)
+    label = Image.new("RGB", (width, LINE_HEIGHT * len(lines)), PAPER)
+    pen = ImageDraw.Draw(label)
+    for number, line in enumerate(lines):
+        pen.text((0, number * LINE_HEIGHT), line, fill=INK, font=font)
+    return label
+
+
+def _legend(scores: np.ndarray) -> Image.Image:
+    """The ramp from the lowest to the highest score."""
+    found = scores[np.isfinite(scores)]
+    if not len(found):
+        return _text(["no scores"])
+    width, height = LEGEND
+    bar = Image.fromarray(ramp(np.linspace(0, 1, width))[None]).resize((width, height))
+    lowest, highest = _text([f"{found.min():.3g}"]), _text([f"{found.max():.3g}"])
+    return _beside([lowest, bar, highest])
+
+
+def _below(blocks: Sequence[Image.Image]) -> Image.Image:
+    gap = MARGIN // 2
+    height = sum(block.height + gap for block in blocks) - gap
+    column = Image.new("RGB", (max(block.width for block in blocks), height), PAPER)
+    top = 0
+    for block in blocks:
+        column.paste(block, (0, top))
+        top += block.height + gap
+    return column
+
+
+def _beside(blocks: Sequence[Image.Image]) -> Image.Image:
+    width = sum(block.width + MARGIN for block in blocks) - MARGIN
+    row = Image.new("RGB", (width, max(block.height for block in blocks)), PAPER)
+    left = 0
+    for block in blocks:
+        row.paste(block, (left, 0))
+        left += block.width + MARGIN
+    return row
+
+
+def _framed(block: Image.Image) -> Image.Image:
+    framed = Image.new(
+        "RGB", (block.width + 2 * MARGIN, block.height + 2 * MARGIN), PAPER
+    )
+    framed.paste(block, (MARGIN, MARGIN))
+    return framed

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an inspection found. No vLLM in here."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from vllm_lladav.model.lladav.anyres import ImageMode
+from vllm_lladav.tools.inspect.patch_map import VisualToken
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """One cut, over all images.
+
+    Attributes:
+        step, layer: counted from 1.
+        num_seen: visual tokens that were left.
+        num_kept: of these.
+    """
+
+    step: int
+    layer: int
+    num_seen: int
+    num_kept: int
+
+
+@dataclass(frozen=True)
+class ImageInspection:
+    """One image of the request.
+
+    Attributes:
+        picture: as the model took it, RGB.
+        mode: how it was tiled.
+        tokens: ``n`` visual tokens and where in the picture they look.
+        scores: ``[n]``, float32: of the last stage that scored the token; nan where
+            none did.
+        kept: ``[n]``, bool: kept by all stages.
+    """
+
+    picture: Image.Image
+    mode: ImageMode
+    tokens: tuple[VisualToken, ...]
+    scores: np.ndarray
+    kept: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.picture.size
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A request that ran.
+
+    Attributes:
+        answer: its text.
+        images: in order.
+        stages: in order; none if nothing was pruned.
+    """
+
+    answer: str
+    images: tuple[ImageInspection, ...]
+    stages: tuple[StageReport, ...]
+
+
+def follow_stages(
+    num_visual: int, stages: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and survivors by original visual token.
+
+    A stage counts the tokens that the stages before it left; ``stages`` are pairs of
+    scores (``[m]``) and the indices that it keeps (``[k]``).
+
+    Returns:
+        ``scores`` (``[num_visual]``, float32, nan where never scored) and ``kept``
+        (``[num_visual]``, bool).
+    """
+    scores = np.full(num_visual, np.nan, np.float32)
+    left = np.arange(num_visual)
+    for stage_scores, stage_kept in stages:
+        assert len(stage_scores) == len(left), (len(stage_scores), len(left))
+        scores[left] = stage_scores
+        left = left[stage_kept]
+    kept = np.zeros(num_visual, bool)
+    kept[left] = True
+    return scores, kept
+
+
+def split_by_image(values: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
+    """``[sum(lengths)]`` to one array per image."""
+    assert len(values) == sum(lengths), (len(values), lengths)
+    return np.split(values, np.cumsum(lengths)[:-1])

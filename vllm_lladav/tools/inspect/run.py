@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs one request with pruning in this process and watches what is kept."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from vllm_lladav.tools.engine import denoising_state, start_engine
+from vllm_lladav.tools.inspect.patch_map import map_visual_tokens
+from vllm_lladav.tools.inspect.pictures import read_picture
+from vllm_lladav.tools.inspect.result import (
+    ImageInspection,
+    Inspection,
+    StageReport,
+    follow_stages,
+    split_by_image,
+)
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+    from vllm_lladav.worker.prune_pass import Pruned
+
+
+def inspect_pruning(
+    model: "str | Path | LLM",
+    images: Sequence[Image.Image | str | Path],
+    prompt: str,
+    *,
+    image_mode: str = "auto",
+    gen_length: int | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    **pruning: Any,
+) -> Inspection:
+    """Ask about images, and find out which visual tokens pruning keeps.
+
+    Args:
+        model: name, directory or alias of a model, which is loaded and shut down
+            again, or an idle engine as :func:`start_engine` makes it.
+        images: at least one; they stand before the prompt.
+        prompt: the user's message.
+        image_mode: ``auto``, ``anyres``, ``pad_stacked`` or ``pad_list``.
+        gen_length, steps, seed: of the request; the server's defaults if None.
+        pruning: ``prune_rate``, ``prune_layer``, ``prune_stages``, ``prune_policy``,
+            ``prune_queries``, ... as in ``vllm_xargs``; None is "not sent".
+
+    Raises:
+        VLLMValidationError: for values that the engine refuses.
+        ValueError: for images that cannot be read or tiled.
+        OSError: for files that are not there.
+    """
+    if not images:
+        raise ValueError("at least one image is needed")
+    pictures = [read_picture(image) for image in images]
+    request_args = {"gen_length": gen_length, "steps": steps, **pruning}
+    with _running(model) as llm:
+        return _inspect(llm, pictures, prompt, image_mode, seed, request_args)
+
+
+@contextmanager
+def _running(model: "str | Path | LLM") -> "Iterator[LLM]":
+    """An engine that is shut down afterwards, or the one that is given."""
+    if not isinstance(model, str | Path):
+        yield model
+        return
+    llm = start_engine(model)
+    try:
+        yield llm
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+
+
+def _inspect(
+    llm: "LLM",
+    pictures: list[Image.Image],
+    prompt: str,
+    image_mode: str,
+    seed: int | None,
+    request_args: dict[str, Any],
+) -> Inspection:
+    from vllm import SamplingParams
+
+    from vllm_lladav.model.lladav.processing import ImageOptions
+    from vllm_lladav.model.lladav.vision import geometry_from_config
+
+    model_config = llm.llm_engine.model_config
+    config: Any = model_config.hf_config
+    server_kwargs = model_config.get_multimodal_config().mm_processor_kwargs or {}
+    kwargs = {**server_kwargs, "image_mode": image_mode}
+    mode = ImageOptions.from_kwargs(kwargs).resolve_mode(config, len(pictures))
+    geometry = geometry_from_config(config)
+    tokens = [map_visual_tokens(p.size, geometry, mode) for p in pictures]
+
+    content = [{"type": "image_pil", "image_pil": picture} for picture in pictures]
+    messages: list[Any] = [
+        {"role": "user", "content": [*content, {"type": "text", "text": prompt}]}
+    ]
+    sampling = SamplingParams(
+        # None: the canvas is as long as gen_length says.
+        max_tokens=None,
+        temperature=0.0,
+        seed=seed,
+        extra_args=request_args,
+    )
+    with _observed(llm) as stages:
+        (output,) = llm.chat(
+            messages,
+            sampling,
+            use_tqdm=False,
+            mm_processor_kwargs={"image_mode": mode},
+        )
+
+    lengths = [len(image) for image in tokens]
+    arrays = [
+        (stage.scores.float().cpu().numpy(), stage.kept.cpu().numpy())
+        for stage in stages
+    ]
+    scores, kept = follow_stages(sum(lengths), arrays)
+    return Inspection(
+        answer=output.outputs[0].text,
+        images=tuple(
+            ImageInspection(picture, mode, picture_tokens, its_scores, its_kept)
+            for picture, picture_tokens, its_scores, its_kept in zip(
+                pictures,
+                tokens,
+                split_by_image(scores, lengths),
+                split_by_image(kept, lengths),
+                strict=True,
+            )
+        ),
+        stages=tuple(
+            StageReport(
+                stage.stage.step, stage.stage.layer, len(stage.scores), len(stage.kept)
+            )
+            for stage in stages
+        ),
+    )
+
+
+@contextmanager
+def _observed(llm: "LLM") -> Iterator[list["Pruned"]]:
+    """What the stages of the one request that runs meanwhile do, in order."""
+    state = denoising_state(llm)
+    if llm.llm_engine.has_unfinished_requests():
+        raise ValueError("the engine must be idle to inspect a request")
+    stages: list[Pruned] = []
+
+    def observe(_: str, pruned: "Pruned") -> None:
+        stages.append(pruned)
+
+    before, state.on_pruned = state.on_pruned, observe
+    try:
+        yield stages
+    finally:
+        state.on_pruned = before

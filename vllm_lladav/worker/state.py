@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker keeps of the running requests, and the inputs of each step."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from vllm.config import VllmConfig
+from vllm.config.compilation import CUDAGraphMode
+from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.core.sched.output import NewRequestData
+from vllm.v1.kv_cache_interface import KVCacheConfig
+from vllm.v1.worker.gpu.attn_utils import build_attn_metadata
+from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.gpu.mm.encoder_cache import EncoderCache
+from vllm.v1.worker.gpu.model_states.interface import ModelState
+from vllm.v1.worker.gpu.states import RequestState
+from vllm.v1.worker.utils import AttentionGroup
+
+from vllm_lladav.denoising.canvas import Canvas
+from vllm_lladav.denoising.params import denoising_params, is_resolved
+from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.model import decoder
+from vllm_lladav.worker.attention import AttendedSequence, StepAttention
+from vllm_lladav.worker.logprobs import CanvasLogprobs
+from vllm_lladav.worker.prune_pass import AttentionInputs, PrunePass
+from vllm_lladav.worker.request import (
+    DenoisingRequest,
+    DenoisingStep,
+    OnPruned,
+    OnStep,
+)
+from vllm_lladav.worker.sampler import DenoisingSampler
+
+if TYPE_CHECKING:
+    from vllm_lladav.model.lladav.model import LlavaLLaDAModelLM
+
+
+class DenoisingState(ModelState):
+    """vLLM's per-model worker state (Model Runner V2).
+
+    vLLM's own token buffers hold the prompt and nothing of the canvas: every
+    step runs on embeddings that are put together here.
+    """
+
+    num_new_sampled_tokens_per_step = 0
+
+    def __init__(
+        self,
+        vllm_config: VllmConfig,
+        model: nn.Module,
+        encoder_cache: EncoderCache | None,
+        device: torch.device,
+    ) -> None:
+        super().__init__(vllm_config, model, encoder_cache, device)
+        self._lladav = cast("LlavaLLaDAModelLM", model)
+        self._attentions = decoder.attentions(self._lladav.model)
+        self._mask_token_id = self.model_config.hf_config.mask_token_id
+        self._requests: dict[str, DenoisingRequest] = {}
+        self._step: DenoisingStep | None = None
+        self._attention: StepAttention | None = None
+        self._block_size = 0
+        self.on_pruned: OnPruned | None = None
+        self.on_step: OnStep | None = None
+
+    def custom_sampler(self, sampler: Any) -> tuple[Any, Any]:
+        return DenoisingSampler(self), None
+
+    # ------------------------------------------------------------- requests
+    def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
+        sampling_params = new_req_data.sampling_params
+        if sampling_params is None or not is_resolved(sampling_params):
+            return  # vLLM's own warm-up request
+        params = denoising_params(sampling_params)
+        prompt = new_req_data.prompt_token_ids
+        assert prompt is not None and new_req_data.prefill_token_ids is not None
+        generator = None
+        if params.is_random:
+            assert params.seed is not None
+            generator = torch.Generator(self.device).manual_seed(params.seed)
+        logprobs = None
+        if sampling_params.logprobs is not None:
+            logprobs = CanvasLogprobs(params.gen_length, sampling_params.logprobs)
+        images = [feature.mm_position for feature in new_req_data.mm_features]
+        visual = [np.arange(i.offset, i.offset + i.length) for i in images]
+        lengths = [image.length for image in images]
+        self._requests[new_req_data.req_id] = DenoisingRequest(
+            req_id=new_req_data.req_id,
+            canvas=Canvas(
+                params,
+                prompt,
+                self._mask_token_id,
+                # After a preemption vLLM sends the answer so far with the prompt.
+                num_emitted=len(new_req_data.prefill_token_ids) - len(prompt),
+            ),
+            plan=StepPlan(params, len(prompt), tuple(lengths)),
+            generator=generator,
+            logprobs=logprobs,
+            visual=torch.tensor(
+                np.concatenate([np.empty(0, np.int64), *visual]), device=self.device
+            ),
+            image_ids=torch.tensor(
+                np.repeat(np.arange(len(images)), lengths), device=self.device
+            ),
+            on_pruned=self.on_pruned,
+        )
+
+    def remove_request(self, req_id: str) -> None:
+        self._requests.pop(req_id, None)
+
+    # ------------------------------------------------------------- inputs
+    def prepare_inputs_embeds(
+        self,
+        scheduled_encoder_inputs: dict[str, list[int]],
+        input_batch: InputBatch,
+        req_states: RequestState,
+    ) -> torch.Tensor:
+        """``[num_tokens_after_padding, hidden]``: prompts, canvases, suffixes."""
+        embeds = self.dummy_inputs_embeds(input_batch.num_tokens_after_padding)
+        if not all(req_id in self._requests for req_id in input_batch.req_ids):
+            return embeds
+        self.execute_mm_encoder(scheduled_encoder_inputs)
+        requests = [self._requests[req_id] for req_id in input_batch.req_ids]
+        prune_pass = PrunePass(requests, self._attentions, self._attention_inputs)
+        self._step = DenoisingStep(requests, prune_pass)
+        for req_id, request in zip(input_batch.req_ids, requests, strict=True):
+            if request.prompt_embeds is None:
+                request.prompt_embeds = self._embed_prompt(req_id, request.canvas)
+        spans = [request.computed for request in requests]
+        tails = [
+            request.canvas.token_ids[max(first, request.canvas.prompt_len) : end]
+            for request, (first, end) in zip(requests, spans, strict=True)
+        ]
+        tail_embeds = self._embed(np.concatenate(tails)).split(list(map(len, tails)))
+        parts: list[Any] = []
+        for request, span, tail in zip(requests, spans, tail_embeds, strict=True):
+            if span.first == 0:
+                parts.append(request.prompt_embeds)
+            parts.append(tail)
+            if request.num_sequences == 2:
+                if span.first == 0:
+                    parts.append(self._mask_embed.expand(request.canvas.prompt_len, -1))
+                parts.append(tail)
+        torch.cat(parts, out=embeds[: input_batch.num_tokens])
+        return embeds
+
+    def dummy_inputs_embeds(self, num_tokens: int) -> torch.Tensor:
+        return self.encoder_runner.inputs_embeds[:num_tokens]
+
+    def prepare_inputs(
+        self, input_batch: InputBatch, req_states: RequestState
+    ) -> dict[str, Any]:
+        if self._step is None:
+            return {}
+        inputs: dict[str, Any] = {"step": self._step}
+        requests = self._step.requests
+        if any(r.positions is not None or r.num_sequences > 1 for r in requests):
+            inputs["positions"] = self._rotary_positions(
+                requests, input_batch.num_tokens_after_padding
+            )
+        return inputs
+
+    def _rotary_positions(
+        self, requests: Sequence[DenoisingRequest], num_tokens: int
+    ) -> torch.Tensor:
+        """``[num_tokens]``, int64; 0 where the batch is padded."""
+        parts = []
+        for request in requests:
+            first, end = request.computed
+            if request.positions is None:
+                positions = torch.arange(first, end, device=self.device)
+            else:
+                positions = request.positions[first:end]
+            parts += [positions] * request.num_sequences
+        num_padding = num_tokens - sum(map(len, parts))
+        return torch.cat([*parts, parts[0].new_zeros(num_padding)])
+
+    def prepare_dummy_inputs(self, num_reqs: int, num_tokens: int) -> dict[str, Any]:
+        return {"inputs_embeds": self.dummy_inputs_embeds(num_tokens)}
+
+    def prepare_attn(
+        self,
+        input_batch: InputBatch,
+        cudagraph_mode: CUDAGraphMode,
+        block_tables: tuple[torch.Tensor, ...],
+        slot_mappings: torch.Tensor,
+        attn_groups: list[list[AttentionGroup]],
+        kv_cache_config: KVCacheConfig,
+        for_capture: bool = False,
+        ubatch_idx: int = 0,
+    ) -> dict[str, Any]:
+        """Attention metadata per layer: every token attends to all of its sequence."""
+        build = partial(
+            build_attn_metadata,
+            attn_groups=attn_groups,
+            kv_cache_config=kv_cache_config,
+            for_cudagraph_capture=for_capture,
+            ubatch_idx=ubatch_idx,
+            causal=False,
+        )
+        (group,) = kv_cache_config.kv_cache_groups
+        self._block_size = group.kv_cache_spec.block_size
+        self._attention = StepAttention(build, block_tables[0], self._block_size)
+        requests = [self._requests.get(req_id) for req_id in input_batch.req_ids]
+        known = [request for request in requests if request is not None]
+        if len(known) == len(requests) and any(r.num_sequences > 1 for r in known):
+            inputs = self._attention.inputs(self._sequences(known))
+            # The runner, which knows one sequence for each request, has handed out
+            # views of this buffer.
+            slot_mappings[0, : len(inputs.slot_mapping)] = inputs.slot_mapping
+            return inputs.metadata
+        if len(known) == len(requests):
+            lengths = np.array([len(request.canvas) for request in known], np.int32)
+            seq_lens_cpu = torch.from_numpy(lengths)
+            seq_lens = async_tensor_h2d(lengths, device=self.device)
+        else:  # vLLM's own warm-up requests, which have no canvas.
+            seq_lens_cpu = input_batch.seq_lens_cpu_upper_bound
+            seq_lens = input_batch.seq_lens
+        num_reqs = input_batch.num_reqs
+        starts = input_batch.query_start_loc_np[: num_reqs + 1]
+        return build(
+            num_reqs=num_reqs,
+            num_tokens=input_batch.num_tokens,
+            query_start_loc_gpu=input_batch.query_start_loc[: num_reqs + 1],
+            query_start_loc_cpu=torch.from_numpy(starts),
+            max_query_len=int(input_batch.num_scheduled_tokens.max()),
+            seq_lens=seq_lens,
+            max_seq_len=int(seq_lens_cpu[:num_reqs].max()),
+            block_tables=block_tables,
+            slot_mappings=slot_mappings,
+            seq_lens_cpu_upper_bound=seq_lens_cpu,
+            positions=input_batch.positions,
+        )
+
+    def _sequences(
+        self, requests: Sequence[DenoisingRequest]
+    ) -> list[AttendedSequence]:
+        """Of all requests in the batch, as they are now."""
+        parts = [r.sequences(row, self._block_size) for row, r in enumerate(requests)]
+        return [sequence for part in parts for sequence in part]
+
+    def _attention_inputs(self) -> AttentionInputs:
+        """The step's, as its requests are now: pruned on the way."""
+        assert self._attention is not None and self._step is not None
+        return self._attention.inputs(self._sequences(self._step.requests))
+
+    # ------------------------------------------------------------- for the sampler
+    def take_step(self) -> DenoisingStep | None:
+        """The step whose forward pass just ran; None in warm-up runs."""
+        step, self._step = self._step, None
+        return step
+
+    def overwrite_prompt(
+        self, request: DenoisingRequest, positions: np.ndarray
+    ) -> None:
+        """Masks in the prompt at ``positions`` (``[n]``) became tokens."""
+        assert request.prompt_embeds is not None
+        rows = torch.from_numpy(positions).to(self.device)
+        request.prompt_embeds[rows] = self._embed(request.canvas.token_ids[positions])
+
+    @property
+    def _mask_embed(self) -> torch.Tensor:
+        """``[1, hidden]``."""
+        return self._embed(np.array([self._mask_token_id]))
+
+    def _embed(self, token_ids: np.ndarray) -> torch.Tensor:
+        ids = async_tensor_h2d(token_ids, device=self.device, dtype=torch.int64)
+        return self._lladav.embed_input_ids(ids)
+
+    def _embed_prompt(self, req_id: str, canvas: Canvas) -> torch.Tensor:
+        prompt_len = canvas.prompt_len
+        visual, is_visual = self.encoder_runner.gather_mm_embeddings(
+            [req_id],
+            prompt_len,
+            np.array([prompt_len]),
+            np.array([0, prompt_len]),
+            prefill_lens=np.array([prompt_len]),
+            num_computed_tokens=np.array([0]),
+        )
+        ids = async_tensor_h2d(
+            canvas.token_ids[:prompt_len], device=self.device, dtype=torch.int64
+        )
+        return self._lladav.embed_input_ids(
+            ids, multimodal_embeddings=visual, is_multimodal=is_visual
+        )
