@@ -9,6 +9,9 @@ from vllm_lladav.pruning.params import PruningParams
 RESOLVED_KEY = "lladav"
 """Where in ``SamplingParams.extra_args`` the resolved parameters travel."""
 
+STOPS_KEY = "lladav_stops"
+"""Where the client's ``stop`` and ``stop_token_ids`` travel, for ``stop_reason``."""
+
 REMASKING = ("low_confidence", "random")
 CACHES = ("none", "prompt", "prefix", "dual")
 

@@ -21,15 +21,13 @@ from vllm_lladav.denoising.params import (
     CACHES,
     REMASKING,
     RESOLVED_KEY,
+    STOPS_KEY,
     DenoisingParams,
 )
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.frontend.pruning import PRUNING_ARGS, resolve_pruning
 from vllm_lladav.options.request_args import RequestArgs, invalid
 from vllm_lladav.options.server import DENOISING_PRESETS, ServerConfig
-
-STOPS_KEY = "lladav_stops"
-"""Where the client's ``stop`` and ``stop_token_ids`` travel, for ``stop_reason``."""
 
 DENOISING_ARGS = (
     "denoising",
@@ -291,8 +289,8 @@ def _check_fits(params: DenoisingParams, prompt_len: int, limits: Limits) -> Non
             params.cfg_scale,
             f"0 with --max-num-seqs {limits.max_num_seqs} (guidance needs 2)",
         )
-    plan = StepPlan(params, prompt_len)
-    needed = plan.num_held_slots(0, limits.kv_block_size)
+    first = StepPlan(params, prompt_len).first
+    needed = first.num_held_slots(limits.kv_block_size)
     size = (
         f"prompt ({prompt_len}) + canvas ({params.gen_length}) + generation_suffix "
         f"({len(params.suffix_token_ids)})"

@@ -16,9 +16,8 @@ from vllm.sampling_params import (
 )
 
 from tests.unit.resolving import END, ROOMY, Letters, resolved
-from vllm_lladav.denoising.params import denoising_params, is_resolved
+from vllm_lladav.denoising.params import STOPS_KEY, denoising_params, is_resolved
 from vllm_lladav.frontend.request import (
-    STOPS_KEY,
     DefaultMaxTokens,
     Limits,
     check_supported,
