@@ -95,7 +95,7 @@ class DenoisingParams:
 
     @property
     def is_random(self) -> bool:
-        prunes_randomly = self.pruning is not None and self.pruning.policy == "random"
+        prunes_randomly = self.pruning is not None and self.pruning.is_random
         return self.temperature > 0 or self.remasking == "random" or prunes_randomly
 
     @property

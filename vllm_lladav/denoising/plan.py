@@ -130,6 +130,16 @@ class Step:
         return self.plan.at(self.index, self.plan.num_kept(self.num_visual, stage))
 
 
+def transfer_count(num_masks: int, steps: int, step: int) -> int:
+    """How many positions step ``step`` (from 0) of ``steps`` transfers.
+
+    ``num_masks // steps``; the remainder goes one each to the first steps (12 masks in
+    5 steps: 3, 3, 2, 2, 2), so that steps past the masks transfer nothing.
+    """
+    share, remainder = divmod(num_masks, steps)
+    return share + (step < remainder)
+
+
 @dataclass(frozen=True)
 class StepPlan:
     """

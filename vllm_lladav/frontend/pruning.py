@@ -6,13 +6,13 @@ from vllm.exceptions import VLLMValidationError
 from vllm_lladav.options.request_args import RequestArgs, invalid
 from vllm_lladav.options.server import ServerConfig
 from vllm_lladav.pruning.params import (
-    POLICIES,
     POSITIONS,
     QUERIES,
     PruneStage,
     PruningParams,
     parse_stages,
 )
+from vllm_lladav.pruning.policies import POLICIES, policy_of
 
 PRUNING_ARGS = (
     "prune_rate",
@@ -53,7 +53,9 @@ def resolve_pruning(
         return None
     policy = args.one_of("prune_policy", POLICIES, server.prune_policy)
     queries = args.one_of(
-        "prune_queries", QUERIES, server.prune_queries or _default_queries(policy)
+        "prune_queries",
+        QUERIES,
+        server.prune_queries or policy_of(policy).default_queries,
     )
     positions = args.one_of("prune_positions", POSITIONS, server.prune_positions)
     least = args.integer(
@@ -66,11 +68,6 @@ def resolve_pruning(
     if not stages:
         return None
     return PruningParams(stages, policy, queries, positions, least, tau)
-
-
-def _default_queries(policy: str) -> str:
-    """FastV counts every row; aggregated attention is that of the answer."""
-    return "answer" if policy == "aggregated" else "all"
 
 
 def _resolve_stages(

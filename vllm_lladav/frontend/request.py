@@ -166,7 +166,7 @@ def resolve(
     is_random = (
         params.temperature > 0
         or remasking == "random"
-        or (pruning is not None and pruning.policy == "random")
+        or (pruning is not None and pruning.is_random)
     )
     if is_random and params.seed is None:
         # Drawn here, once: every tensor-parallel rank must draw the same noise.

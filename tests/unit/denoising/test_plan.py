@@ -8,9 +8,18 @@ of 2: 34 positions, of which the canvas is [20, 32).
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vllm_lladav.denoising.params import DenoisingParams
-from vllm_lladav.denoising.plan import Segment, Span, Step, StepIndex, StepPlan
+from vllm_lladav.denoising.plan import (
+    Segment,
+    Span,
+    Step,
+    StepIndex,
+    StepPlan,
+    transfer_count,
+)
 from vllm_lladav.pruning.params import PruneStage, PruningParams
 
 LAYERS = 4
@@ -198,3 +207,22 @@ def test_first_step():
     plan = make_plan(cache="dual", refresh_interval=25)
     assert plan.first == at(plan, 0)
     assert plan.first != at(plan, 1)
+
+
+def test_transfer_count_of_the_official_example():
+    assert [transfer_count(12, 5, step) for step in range(5)] == [3, 3, 2, 2, 2]
+
+
+@given(st.integers(0, 300), st.integers(1, 300))
+def test_transfer_counts_share_out_all_masks(num_masks: int, steps: int):
+    """They sum to the masks, differ by one at most, and never grow."""
+    counts = [transfer_count(num_masks, steps, step) for step in range(steps)]
+    assert sum(counts) == num_masks
+    assert max(counts) - min(counts) <= 1
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_steps_past_the_masks_transfer_nothing():
+    steps = 2**31 - 1
+    counts = [transfer_count(3, steps, step) for step in (0, 2, 3, steps - 1)]
+    assert counts == [1, 1, 0, 0]

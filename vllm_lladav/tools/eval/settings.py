@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from vllm_lladav.options.server import ServerConfig
+from vllm_lladav.pruning.policies import POLICIES, policy_of
 
 AXES: dict[str, type] = {
     "prune_rate": float,
@@ -38,7 +39,6 @@ BASELINE = "exact"
 """Label of the setting that all others are compared with."""
 
 _DEFAULTS = ServerConfig()
-_SCORING_POLICIES = ("fastv", "aggregated", "adaptive")
 _KEY_VALUE = re.compile(r",(?=\s*[a-z_]+\s*=)")
 
 Values = Mapping[str, Any]
@@ -195,13 +195,14 @@ def _complete_pruning(args: dict[str, Any]) -> dict[str, Any]:
             return {**args, "prune_rate": 0.0}
     for name in ("prune_policy", "prune_positions", "prune_min_visual_tokens"):
         args.setdefault(name, getattr(_DEFAULTS, name))
-    policy = args["prune_policy"]
-    if policy in _SCORING_POLICIES:
-        rows = "answer" if policy == "aggregated" else "all"
-        args.setdefault("prune_queries", rows)
+    if args["prune_policy"] not in POLICIES:
+        return args  # Refused by _check.
+    policy = policy_of(args["prune_policy"])
+    if policy.uses_queries:
+        args.setdefault("prune_queries", policy.default_queries)
     else:
         args.pop("prune_queries", None)
-    if policy == "adaptive":
+    if policy.is_adaptive:
         args.setdefault("prune_tau", _DEFAULTS.prune_tau)
     else:
         args.pop("prune_tau", None)
@@ -250,7 +251,7 @@ def _pruning_label(values: Values) -> str:
         layer = values.get("prune_layer")
         cut = f"{values['prune_rate']:g}" + (f"@{layer}" if layer else "")
         parts = [policy, cut]
-    usual = "answer" if policy == "aggregated" else "all"
+    usual = policy_of(policy).default_queries
     if values.get("prune_queries", usual) != usual:
         parts.append(values["prune_queries"])
     if values["prune_positions"] != _DEFAULTS.prune_positions:

@@ -22,7 +22,7 @@ from vllm_lladav.tools.inspect.result import (
 if TYPE_CHECKING:
     from vllm import LLM
 
-    from vllm_lladav.worker.prune_pass import Pruned
+    from vllm_lladav.worker.scoring import Pruned
 
 
 def inspect_pruning(
