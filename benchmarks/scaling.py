@@ -138,6 +138,7 @@ class Bench:
         assert sum(tokens) == found["visual_tokens"], (tokens, found)
         plan = make_plan(
             Images(tokens, num_tiles),
+            num_layers=self.checkpoint.shape.num_layers,
             text_tokens=found["prompt_tokens"] - sum(tokens),
             gen_length=case.gen_length,
             steps=case.steps,

@@ -3,13 +3,15 @@
 
 import math
 from dataclasses import astuple, replace
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_lladav.denoising.params import CACHES
 from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.options.options import CACHES
+from vllm_lladav.tools.capacity import request
 from vllm_lladav.tools.capacity.checkpoint import PRESETS
 from vllm_lladav.tools.capacity.engine import LOGITS_TILE_BYTES, Engine
 from vllm_lladav.tools.capacity.load import Load, RequestLoad
@@ -23,7 +25,7 @@ from vllm_lladav.tools.capacity.model import (
     binomial,
     num_admissible,
 )
-from vllm_lladav.tools.capacity.request import Images, make_plan
+from vllm_lladav.tools.capacity.request import Images
 from vllm_lladav.tools.capacity.step import mean_parts, seconds_of, step_parts
 from vllm_lladav.tools.flops import ModelShape, request_flops
 
@@ -37,6 +39,7 @@ SMALL = ModelShape(
     head_dim=4,
     vocab_rows=100,
 )
+make_plan = partial(request.make_plan, num_layers=SMALL.num_layers)
 ROUND = Machine(
     memory=1e9,
     peak=1e9,

@@ -31,10 +31,8 @@ def inspect_pruning(
     prompt: str,
     *,
     image_mode: str = "auto",
-    gen_length: int | None = None,
-    steps: int | None = None,
     seed: int | None = None,
-    **pruning: Any,
+    **options: Any,
 ) -> Inspection:
     """Ask about images, and find out which visual tokens pruning keeps.
 
@@ -44,9 +42,9 @@ def inspect_pruning(
         images: at least one; they stand before the prompt.
         prompt: the user's message.
         image_mode: ``auto``, ``anyres``, ``pad_stacked`` or ``pad_list``.
-        gen_length, steps, seed: of the request; the server's defaults if None.
-        pruning: ``prune_rate``, ``prune_layer``, ``prune_stages``, ``prune_policy``,
-            ``prune_queries``, ... as in ``vllm_xargs``; None is "not sent".
+        seed: of what is random in the request.
+        options: ``gen_length``, ``steps``, ``prune_rate``, ... as in ``vllm_xargs``;
+            None is "not sent".
 
     Raises:
         VLLMValidationError: for values that the engine refuses.
@@ -56,9 +54,8 @@ def inspect_pruning(
     if not images:
         raise ValueError("at least one image is needed")
     pictures = [read_picture(image) for image in images]
-    request_args = {"gen_length": gen_length, "steps": steps, **pruning}
     with _running(model) as llm:
-        return _inspect(llm, pictures, prompt, image_mode, seed, request_args)
+        return _inspect(llm, pictures, prompt, image_mode, seed, options)
 
 
 @contextmanager
@@ -80,7 +77,7 @@ def _inspect(
     prompt: str,
     image_mode: str,
     seed: int | None,
-    request_args: dict[str, Any],
+    options: dict[str, Any],
 ) -> Inspection:
     from vllm import SamplingParams
 
@@ -104,7 +101,7 @@ def _inspect(
         max_tokens=None,
         temperature=0.0,
         seed=seed,
-        extra_args=request_args,
+        extra_args=options,
     )
     with _observed(llm) as stages:
         (output,) = llm.chat(
