@@ -26,7 +26,7 @@ def install_timers(worker: Any) -> None:
     """In the worker: add up the seconds spent in each of `PARTS`."""
     import time
 
-    from vllm_lladav.worker.sampler import DenoisingSampler
+    from vllm_lladav.worker.predictor import Predictor
 
     model = worker.get_model()
     model.seconds = dict.fromkeys(("decoder", "head", "vision"), 0.0)
@@ -42,8 +42,8 @@ def install_timers(worker: Any) -> None:
 
     model.forward = timed(model.forward, "decoder")
     model.embed_multimodal = timed(model.embed_multimodal, "vision")
-    DenoisingSampler._predict_tile = timed(  # type: ignore[method-assign]
-        DenoisingSampler._predict_tile, "head"
+    Predictor._predict_tile = timed(  # type: ignore[method-assign]
+        Predictor._predict_tile, "head"
     )
 
 

@@ -186,7 +186,7 @@ def install_probe(worker: Any) -> None:
     """Wrap what runs for a request."""
     from vllm import _custom_ops as kernels
 
-    from vllm_lladav.worker import sampler
+    from vllm_lladav.worker import predictor
     from vllm_lladav.worker.cpu_attention import SplitAttentionImpl
     from vllm_lladav.worker.prune_pass import PrunePass
 
@@ -198,8 +198,8 @@ def install_probe(worker: Any) -> None:
         (model.vision, "forward", "vision"),
         (PrunePass, "after_layer", "pruning"),
         (SplitAttentionImpl, "forward", "attention"),
-        (sampler, "greedy_tokens", "ranking"),
-        (sampler, "chosen_probability", "ranking"),
+        (predictor, "greedy_tokens", "ranking"),
+        (predictor, "chosen_probability", "ranking"),
     ):
         setattr(owner, name, probe.part(part, getattr(owner, name)))
     functional: Any = torch.nn.functional

@@ -81,7 +81,7 @@ def test_exact_requests_take_turns_beside_cached_ones(limited: Engine, golden_ca
     progress = {
         request.request_id.rpartition("-")[0]: limited.scheduler._progress[
             request.request_id
-        ].num_dispatched
+        ].step.index.step
         for request in limited.scheduler.running
     }
     steps = [progress[name] for name in exact]

@@ -309,7 +309,7 @@ def test_bookkeeping_of_random_sequences(engine: Engine, golden_cases):
         )
         for request_id, progress in engine.scheduler._progress.items():
             held = engine.held_blocks.get(request_id.rpartition("-")[0], 0)
-            num_slots = progress.plan.num_slots(progress.num_visual)
+            num_slots = progress.step.num_slots
             num_sequences = progress.plan.params.num_sequences
             assert held in (0, num_sequences * -(-num_slots // KV_BLOCK))
     engine.finish()

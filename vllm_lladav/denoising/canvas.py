@@ -21,7 +21,7 @@ from vllm_lladav.denoising.unmasking import (
     find_sequence,
     num_confident,
     select_transfers,
-    transfer_counts,
+    transfer_count,
 )
 
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -31,9 +31,10 @@ Predict = Callable[[np.ndarray], np.ndarray]
 class Canvas:
     """One request's tokens while it is denoised.
 
-    Positions are absolute: prompt ``[0, P)``, canvas ``[P, P + gen_length)``,
-    then the generation suffix. Where prompt tokens are pruned, all positions move
-    up (:meth:`keep_prompt`).
+    Positions count from the prompt's start: prompt ``[0, P)``, canvas ``[P, P +
+    gen_length)``, then the generation suffix. Where prompt tokens are pruned, all
+    positions move up (:meth:`keep_prompt`). Offsets, in which blocks and stops are
+    kept, count from the canvas's start and do not move.
 
     Args:
         params: the request.
@@ -53,19 +54,17 @@ class Canvas:
         self.params = params
         self.mask_token_id = mask_token_id
         self.prompt_len = len(prompt_token_ids)
-        self.canvas_end = self.prompt_len + params.gen_length
         self.token_ids = np.full(  # [P + C + suffix], int64
-            self.canvas_end + len(params.suffix_token_ids), mask_token_id, np.int64
+            self.prompt_len + params.num_tail_tokens, mask_token_id, np.int64
         )
         self.token_ids[: self.prompt_len] = prompt_token_ids
-        self.token_ids[self.canvas_end :] = params.suffix_token_ids
-        self.prompt_has_masks = mask_token_id in prompt_token_ids
+        self.token_ids[self._canvas_end :] = params.suffix_token_ids
         self.step = 0
         self.finished = False
         self.num_emitted = num_emitted
         # A stop sequence may still begin in the last tokens before a mask.
         self._held_back = max(map(len, params.stop_sequences), default=1) - 1
-        self._stop: int | None = None
+        self._stop: int | None = None  # Offset.
         self._sequence_found = False
         self._stop_mark = int(FinishMark.LENGTH)
         self._enter_block(0)
@@ -76,7 +75,7 @@ class Canvas:
     @property
     def generated(self) -> np.ndarray:
         """Canvas tokens, masks included: ``[gen_length]``, int64."""
-        return self.token_ids[self.prompt_len : self.canvas_end]
+        return self.token_ids[self.prompt_len : self._canvas_end]
 
     @property
     def tail(self) -> np.ndarray:
@@ -86,23 +85,16 @@ class Canvas:
     @property
     def index(self) -> StepIndex:
         """Which step comes next."""
-        stop = None if self._stop is None else self._stop - self.prompt_len
-        return StepIndex(self.step, self._block, self._step_in_block, stop)
+        return StepIndex(self.step, self._block, self._step_in_block, self._stop)
 
     def masks(self) -> np.ndarray:
         """Masks of the canvas, ascending: ``[n]``, int64."""
-        return self.prompt_len + np.flatnonzero(self.generated == self.mask_token_id)
+        return self.prompt_len + self._mask_offsets()
 
     def keep_prompt(self, positions: np.ndarray) -> None:
         """Drop all prompt tokens but those at ``positions`` (``[P']``, ascending)."""
-        num_dropped = self.prompt_len - len(positions)
         self.token_ids = np.concatenate([self.token_ids[positions], self.tail])
-        self.prompt_len -= num_dropped
-        self.canvas_end -= num_dropped
-        self._block_start -= num_dropped
-        self._block_end -= num_dropped
-        if self._stop is not None:
-            self._stop -= num_dropped
+        self.prompt_len = len(positions)
 
     def candidates(self, first: int = 0) -> np.ndarray:
         """Masks from position ``first`` on that this step may transfer, ascending:
@@ -111,7 +103,8 @@ class Canvas:
         Masks of earlier blocks and of the prompt are among them; masks of later
         blocks and, once a stop was found, of everything from there on are not.
         """
-        limit = self._block_end if self._stop is None else self._stop
+        end = self._block_end if self._stop is None else self._stop
+        limit = self.prompt_len + end
         masks = np.flatnonzero(self.token_ids[first:limit] == self.mask_token_id)
         return first + masks
 
@@ -181,26 +174,36 @@ class Canvas:
         limit = min(self._answer_len(), self.params.max_answer_tokens)
         if self.finished:
             return limit
-        masks = np.flatnonzero(self.generated == self.mask_token_id)
+        masks = self._mask_offsets()
         prefix = int(masks[0]) if len(masks) else self.params.gen_length
         return max(min(prefix - self._held_back, limit), 0)
 
+    @property
+    def _canvas_end(self) -> int:
+        """As a position."""
+        return self.prompt_len + self.params.gen_length
+
+    @property
+    def _block_end(self) -> int:
+        """As an offset."""
+        return self._block_start + self.params.block_length
+
     def _answer_len(self) -> int:
-        end = self.canvas_end if self._stop is None else self._stop
-        return end - self.prompt_len
+        return self.params.gen_length if self._stop is None else self._stop
+
+    def _mask_offsets(self) -> np.ndarray:
+        """Masks of the canvas, ascending: ``[n]``, int64."""
+        return np.flatnonzero(self.generated == self.mask_token_id)
+
+    def _num_masks(self, start: int, end: int) -> int:
+        """In the canvas, from one offset to another."""
+        return int(np.count_nonzero(self.generated[start:end] == self.mask_token_id))
 
     def _enter_block(self, block: int) -> None:
         self._block = block
-        self._block_start = self.prompt_len + block * self.params.block_length
-        self._block_end = self._block_start + self.params.block_length
+        self._block_start = block * self.params.block_length
         self._step_in_block = 0
-        self._counts = transfer_counts(
-            self._num_masks(self._block_start, self._block_end),
-            self.params.steps_per_block,
-        )
-
-    def _num_masks(self, start: int, end: int) -> int:
-        return int(np.count_nonzero(self.token_ids[start:end] == self.mask_token_id))
+        self._masks_to_share = self._num_masks(self._block_start, self._block_end)
 
     def _find_stop(self) -> None:
         """Move the stop to where a stop sequence stands in the canvas now.
@@ -222,21 +225,20 @@ class Canvas:
     def _move_stop(self, start: int | None, mark: int) -> None:
         if start is None:
             return
-        position = self.prompt_len + start
-        if self._stop is None or position < self._stop:
-            self._stop = position
+        if self._stop is None or start < self._stop:
+            self._stop = start
             self._stop_mark = mark
 
     def _advance(self) -> None:
         """Go to the next step that has something to do, or finish."""
-        if self._stop is not None and self._num_masks(self.prompt_len, self._stop) == 0:
+        if self._stop is not None and self._num_masks(0, self._stop) == 0:
             self.finished = True
         elif self._num_final() == self.params.max_answer_tokens:
             # What follows is cut off and cannot change what precedes it.
             self.finished = True
         while not self.finished and not self._block_continues():
             next_start = self._block_end
-            if next_start == self.canvas_end or (
+            if next_start == self.params.gen_length or (
                 self._stop is not None and self._stop <= next_start
             ):
                 self.finished = True
@@ -245,7 +247,7 @@ class Canvas:
 
     def _num_transfers(self, confidence: torch.Tensor) -> int:
         if not self.params.is_confident or len(confidence) == 0:
-            return self._counts[self._step_in_block]
+            return self._share()
         if self._step_in_block == self.params.steps_per_block - 1:
             return len(confidence)
         return num_confident(
@@ -254,11 +256,16 @@ class Canvas:
             self.params.confidence_factor or None,
         )
 
+    def _share(self) -> int:
+        """Of the block's masks, where all steps take as many."""
+        steps = self.params.steps_per_block
+        return transfer_count(self._masks_to_share, steps, self._step_in_block)
+
     def _block_continues(self) -> bool:
         return (
             self._step_in_block < self.params.steps_per_block
-            # Counts never grow within a block: after a zero nothing happens.
-            and (self.params.is_confident or self._counts[self._step_in_block] > 0)
+            # Shares never grow within a block: after a zero nothing happens.
+            and (self.params.is_confident or self._share() > 0)
             # A stop can leave fewer candidates than transfers; the block may then
             # be filled past the stop before its steps are up.
             and self._num_masks(self._block_start, self._block_end) > 0

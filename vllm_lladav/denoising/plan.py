@@ -10,7 +10,8 @@ caches that follow blocks, and how much adaptive pruning drops, of which the pla
 the least.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from vllm_lladav.denoising.params import DenoisingParams
@@ -44,27 +45,108 @@ class Span(NamedTuple):
         return self.end - self.first
 
 
+class Segment(NamedTuple):
+    """Layers of a step that see the same tokens.
+
+    Attributes:
+        layers: counted from 1.
+        num_visual: visual tokens that are left.
+        num_slots: KV slots of a sequence: the tokens that a row attends to.
+        num_rows: tokens that are computed, of all sequences.
+        stage: prunes after the last of the layers; None if the step ends there.
+    """
+
+    layers: range
+    num_visual: int
+    num_slots: int
+    num_rows: int
+    stage: PruneStage | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a request, as ``num_visual`` visual tokens enter it.
+
+    Attributes:
+        plan: whose step it is.
+        index: which of them.
+        num_visual: visual tokens that are left of the request's.
+        num_slots: KV slots of a sequence: prompt, canvas and suffix.
+        is_full: whether everything is computed: without a cache, at a refresh, and
+            where visual tokens are pruned.
+        computed: positions that are computed, of every sequence. The K/V of the
+            others is read from the KV blocks, as the last step that computed them
+            left it.
+        stages: what is pruned on the way, in the order of the layers.
+    """
+
+    plan: "StepPlan" = field(repr=False)
+    index: StepIndex
+    num_visual: int
+    num_slots: int
+    is_full: bool
+    computed: Span
+    stages: tuple[PruneStage, ...] = ()
+
+    @property
+    def num_rows(self) -> int:
+        """Tokens that are computed, of all sequences."""
+        return self.plan.params.num_sequences * self.computed.length
+
+    @property
+    def num_visual_after(self) -> int:
+        """Visual tokens that are left behind the step; at most, if pruning is
+        adaptive."""
+        num_visual = self.num_visual
+        for stage in self.stages:
+            num_visual = self.plan.num_kept(num_visual, stage)
+        return num_visual
+
+    @property
+    def layout(self) -> Span:
+        """Positions from which transfers are chosen: all of the sequence, as in the
+        official code, or what is computed, as in Fast-dLLM."""
+        return self.computed if self.plan.follows_blocks else Span(0, self.num_slots)
+
+    def num_held_slots(self, block_size: int) -> int:
+        """KV slots up to the last one that the request uses. Each of its sequences
+        begins with a KV block."""
+        num_kv_blocks = -(-self.num_slots // block_size)
+        num_others = self.plan.params.num_sequences - 1
+        return num_others * num_kv_blocks * block_size + self.num_slots
+
+    def segments(self, num_layers: int) -> Iterator[Segment]:
+        """The step from prune stage to prune stage, in a decoder of ``num_layers``."""
+        step, first = self, 1
+        for stage in self.stages:
+            layers = range(first, stage.layer + 1)
+            yield Segment(layers, step.num_visual, step.num_slots, step.num_rows, stage)
+            step, first = step.pruned(stage), stage.layer + 1
+        layers = range(first, num_layers + 1)
+        yield Segment(layers, step.num_visual, step.num_slots, step.num_rows, None)
+
+    def pruned(self, stage: PruneStage) -> "Step":
+        """The same step behind ``stage``, one of its stages."""
+        return self.plan.at(self.index, self.plan.num_kept(self.num_visual, stage))
+
+
 @dataclass(frozen=True)
 class StepPlan:
     """
     Attributes:
         params: the request.
         prompt_len: prompt tokens, visual tokens included.
-        images: visual tokens of each image.
+        visual_lengths: visual tokens of each image.
     """
 
     params: DenoisingParams
     prompt_len: int
-    images: tuple[int, ...] = ()
-
-    @property
-    def num_steps(self) -> int:
-        return self.params.steps
+    visual_lengths: tuple[int, ...] = ()
 
     @property
     def num_visual(self) -> int:
         """Visual tokens before anything is pruned."""
-        return sum(self.images)
+        return sum(self.visual_lengths)
 
     @property
     def follows_blocks(self) -> bool:
@@ -72,57 +154,51 @@ class StepPlan:
         up to the canvas, so the scheduler is told after every step."""
         return self.params.cache in ("prefix", "dual")
 
-    def num_slots(self, num_visual: int) -> int:
-        """KV slots of a sequence while ``num_visual`` visual tokens are left: prompt,
-        canvas and suffix."""
-        num_pruned = self.num_visual - num_visual
-        return self.prompt_len - num_pruned + self.params.num_tail_tokens
+    @property
+    def first(self) -> Step:
+        """The first step."""
+        return self.at(StepIndex(0, 0, 0), self.num_visual)
 
-    def num_held_slots(self, num_visual: int, block_size: int) -> int:
-        """KV slots up to the last one that the request uses. Each of its sequences
-        begins with a block."""
-        num_slots = self.num_slots(num_visual)
-        num_blocks = -(-num_slots // block_size)
-        return (self.params.num_sequences - 1) * num_blocks * block_size + num_slots
+    def at(self, index: StepIndex, num_visual: int) -> Step:
+        """The step ``index``, as ``num_visual`` visual tokens enter it."""
+        params = self.params
+        prompt_len = self.prompt_len - (self.num_visual - num_visual)
+        num_slots = prompt_len + params.num_tail_tokens
+        stages = self._stages(index.step)
+        is_full = bool(stages) or self._is_refresh(index)
+        if is_full:
+            computed = Span(0, num_slots)
+        elif params.cache == "prompt":
+            computed = Span(prompt_len, num_slots)
+        else:
+            computed = self._behind_prefix(index, prompt_len, num_slots)
+        return Step(self, index, num_visual, num_slots, is_full, computed, stages)
 
-    def computed(self, index: StepIndex, num_visual: int) -> Span:
-        """Positions that the step computes, of every sequence. It reads the K/V of
-        the others from the KV blocks, as the last step that computed them left it."""
-        num_slots = self.num_slots(num_visual)
-        if self.is_full(index):
-            return Span(0, num_slots)
-        prompt_len = num_slots - self.params.num_tail_tokens
-        if self.params.cache == "prompt":
-            return Span(prompt_len, num_slots)
-        block_start = prompt_len + index.block * self.params.block_length
-        end = num_slots
+    def num_kept(self, num_visual: int, stage: PruneStage) -> int:
+        """Visual tokens that ``stage`` leaves of ``num_visual``; at most, if pruning
+        is adaptive."""
+        return num_kept(num_visual, len(self.visual_lengths), stage.rate)
+
+    def _is_refresh(self, index: StepIndex) -> bool:
+        """With a cache, every ``refresh_interval`` steps; ``prefix`` and ``dual``
+        count from the start of the block."""
+        if self.params.cache == "none":
+            return True
+        count = index.step_in_block if self.follows_blocks else index.step
+        return count % self.params.refresh_interval == 0
+
+    def _behind_prefix(self, index: StepIndex, prompt_len: int, end: int) -> Span:
+        """From the current block on, or that block only."""
+        first = prompt_len + index.block * self.params.block_length
         if self.params.cache == "dual":
-            end = block_start + self.params.block_length
+            end = first + self.params.block_length
         if index.stop is not None:
             # What is behind the stop is cut off, and read as it is.
-            end = min(end, max(prompt_len + index.stop, block_start + 1))
-        return Span(block_start, end)
+            end = min(end, max(prompt_len + index.stop, first + 1))
+        return Span(first, end)
 
-    def is_full(self, index: StepIndex) -> bool:
-        """Whether the step computes everything: with a cache, every
-        ``refresh_interval`` steps (``prefix`` and ``dual`` count from the start of
-        the block), and where visual tokens are pruned."""
-        count = index.step_in_block if self.follows_blocks else index.step
-        is_refresh = count % self.params.refresh_interval == 0
-        return (
-            self.params.cache == "none" or is_refresh or bool(self.stages(index.step))
-        )
-
-    def stages(self, step: int) -> tuple[PruneStage, ...]:
-        """What is pruned in a step."""
+    def _stages(self, step: int) -> tuple[PruneStage, ...]:
         pruning = self.params.pruning
         if pruning is None or self.num_visual < max(pruning.min_visual_tokens, 1):
             return ()
         return pruning.stages_of(step)
-
-    def visual_after(self, step: int, num_visual: int) -> int:
-        """Visual tokens that are left after a step that ``num_visual`` entered (at
-        most, if pruning is adaptive)."""
-        for stage in self.stages(step):
-            num_visual = num_kept(num_visual, len(self.images), stage.rate)
-        return num_visual

@@ -13,14 +13,14 @@ import torch
 ARGMAX_CHUNK = 512
 
 
-def transfer_counts(num_masks: int, steps: int) -> tuple[int, ...]:
-    """How many positions each of ``steps`` denoising steps transfers.
+def transfer_count(num_masks: int, steps: int, step: int) -> int:
+    """How many positions step ``step`` (from 0) of ``steps`` transfers.
 
-    ``num_masks // steps`` each; the remainder goes one each to the first steps
-    (12 masks in 5 steps: 3, 3, 2, 2, 2). The counts sum to ``num_masks``.
+    ``num_masks // steps``; the remainder goes one each to the first steps (12 masks in
+    5 steps: 3, 3, 2, 2, 2), so that steps past the masks transfer nothing.
     """
-    base, remainder = divmod(num_masks, steps)
-    return tuple(base + (step < remainder) for step in range(steps))
+    share, remainder = divmod(num_masks, steps)
+    return share + (step < remainder)
 
 
 def greedy_tokens(logits: torch.Tensor) -> torch.Tensor:

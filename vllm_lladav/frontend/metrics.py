@@ -45,7 +45,7 @@ def _collectors() -> dict[str, Any]:
         "num_visual_tokens_pruned": counter(
             "visual_tokens_pruned", "Visual tokens dropped by pruning."
         ),
-        "num_blocks_returned": counter(
+        "num_kv_blocks_returned": counter(
             "kv_blocks_returned", "KV blocks that pruning gave back to the pool."
         ),
         "tokens_per_step": Histogram(

@@ -179,8 +179,8 @@ def _check_fits(params: DenoisingParams, prompt_len: int, limits: Limits) -> Non
             params.cfg_scale,
             f"0 with --max-num-seqs {limits.max_num_seqs} (guidance needs 2)",
         )
-    plan = StepPlan(params, prompt_len)
-    needed = plan.num_held_slots(0, limits.kv_block_size)
+    first = StepPlan(params, prompt_len).first
+    needed = first.num_held_slots(limits.kv_block_size)
     size = (
         f"prompt ({prompt_len}) + canvas ({params.gen_length}) + generation_suffix "
         f"({len(params.suffix_token_ids)})"

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.models.llama import LlamaModel
-from vllm.platforms import current_platform
 
 from vllm_lladav.model.lladav.config import LladavConfig
 
 if TYPE_CHECKING:
-    from vllm_lladav.worker.prune_pass import PrunePass
+    from vllm_lladav.worker.contract import LayerPruning
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -60,19 +59,11 @@ def attentions(decoder: LlamaModel) -> list[Attention]:
     return [layer.self_attn.attn for layer in layers]
 
 
-def use_fast_attention(decoder: LlamaModel) -> None:
-    """Choose what vLLM's attention layers, just built, attend with."""
-    if current_platform.is_cpu():
-        from vllm_lladav.worker.cpu_attention import attend_split
-
-        attend_split(attentions(decoder))
-
-
 def forward_pruning(
     decoder: LlamaModel,
     positions: torch.Tensor,
     inputs_embeds: torch.Tensor,
-    prune_pass: "PrunePass",
+    prune_pass: "LayerPruning",
 ) -> torch.Tensor:
     """The decoder's forward pass with prune points between its layers.
 

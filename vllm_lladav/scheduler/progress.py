@@ -1,99 +1,110 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far a running request is, as the scheduler knows it."""
 
-from dataclasses import dataclass
 from typing import Any
 
-from vllm_lladav.denoising.plan import Span, StepIndex, StepPlan
+from vllm_lladav.denoising.marks import StepReport
+from vllm_lladav.denoising.plan import Step, StepIndex, StepPlan
 
 REPORT_KEY = "lladav"
 """Where in ``kv_transfer_params`` of a response the request's figures are."""
 
 
-@dataclass
 class Progress:
     """How far a request is in its plan.
 
-    Attributes:
-        num_dispatched: steps so far.
-        block: of the canvas, of the next step.
-        step_in_block: of the next step.
-        stop: canvas position at which the answer ends, as far as it matters.
-        num_done: steps whose output is back.
-        num_visual: visual tokens that the next step starts with.
-        num_blocks_returned: KV blocks freed by pruning.
-        awaits_report: what the next step computes is known only when the output
-            of the last one is back.
-        waits_since: the scheduler's iteration in which it last ran, or came.
+    It moves when a step is dispatched (:meth:`dispatch`), not when its output is back,
+    so that the next step can be scheduled while this one runs. What only the worker
+    knows comes with the output (:meth:`report`).
+
+    Args:
+        iteration: of the scheduler, in which the request comes, or is preempted.
     """
 
-    plan: StepPlan
-    num_dispatched: int
-    num_visual: int
-    block: int = 0
-    step_in_block: int = 0
-    stop: int | None = None
-    num_done: int = 0
-    num_blocks_returned: int = 0
-    awaits_report: bool = False
-    waits_since: int = 0
+    def __init__(self, plan: StepPlan, iteration: int) -> None:
+        self._plan = plan
+        self._step = plan.first
+        self._waits_since = iteration
+        self._awaits_report = False
+        self._num_done = 0
+        self._num_kv_blocks_returned = 0
 
-    @classmethod
-    def start(cls, plan: StepPlan, iteration: int) -> "Progress":
-        return cls(
-            plan,
-            num_dispatched=0,
-            num_visual=plan.num_visual,
-            waits_since=iteration,
+    @property
+    def plan(self) -> StepPlan:
+        return self._plan
+
+    @property
+    def step(self) -> Step:
+        """The next one, as far as is known."""
+        return self._step
+
+    @property
+    def waits_since(self) -> int:
+        """The scheduler's iteration in which the request last ran, or came."""
+        return self._waits_since
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next step can be dispatched. With asynchronous scheduling all
+        steps may be under way already, or what the next one computes may depend on
+        output that is not back."""
+        return self._step.index.step < self._plan.params.steps and (
+            not self._awaits_report
         )
 
-    def num_held_slots(self, block_size: int) -> int:
-        """KV slots up to the last one that the request uses."""
-        return self.plan.num_held_slots(self.num_visual, block_size)
+    def dispatch(self, iteration: int) -> int:
+        """The next step is under way, in this iteration of the scheduler.
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that the next step computes, of all sequences."""
-        return self.plan.params.num_sequences * self.computed.length
+        Returns:
+            The visual tokens that it drops; at least, if pruning is adaptive.
+        """
+        step, pruning = self._step, self._plan.params.pruning
+        drops_more = bool(step.stages) and pruning is not None and pruning.is_adaptive
+        self._awaits_report = self._plan.follows_blocks or drops_more
+        self._waits_since = iteration
+        number, block, step_in_block, stop = step.index
+        index = StepIndex(number + 1, block, step_in_block + 1, stop)
+        self._step = self._plan.at(index, step.num_visual_after)
+        return step.num_visual - self._step.num_visual
 
-    @property
-    def computed(self) -> Span:
-        """Positions that the next step computes."""
-        return self.plan.computed(self._index, self.num_visual)
+    def report(self, report: StepReport) -> int:
+        """The output of a step is back.
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the next step computes everything."""
-        return self.plan.is_full(self._index)
+        Returns:
+            The visual tokens that it dropped beyond what :meth:`dispatch` knew.
+        """
+        self._num_done += 1
+        before = self._step
+        index, num_visual = before.index, before.num_visual
+        if report.block is not None:
+            self._awaits_report = False
+            is_same = report.block == index.block
+            step_in_block = index.step_in_block if is_same else 0
+            index = StepIndex(index.step, report.block, step_in_block, report.stop)
+        pruning = self._plan.params.pruning
+        if report.pruned is not None and pruning is not None and pruning.is_adaptive:
+            self._awaits_report = False
+            num_visual = report.pruned.num_visual
+        if (index, num_visual) != (before.index, before.num_visual):
+            self._step = self._plan.at(index, num_visual)
+        return before.num_visual - num_visual
 
-    @property
-    def _index(self) -> StepIndex:
-        return StepIndex(self.num_dispatched, self.block, self.step_in_block, self.stop)
-
-    def follow(self, block: int, stop: int | None) -> None:
-        """The worker says which block the next step works on, and where the answer
-        ends."""
-        self.awaits_report = False
-        self.stop = stop
-        if block != self.block:
-            self.block, self.step_in_block = block, 0
-
-    @property
-    def exhausted(self) -> bool:
-        return self.num_dispatched >= self.plan.num_steps
+    def count_returned(self, num_kv_blocks: int) -> None:
+        """So many KV blocks were freed by pruning."""
+        self._num_kv_blocks_returned += num_kv_blocks
 
     def tokens_per_step(self, num_tokens: int) -> float:
         """Of a request whose answer has ``num_tokens``."""
-        return num_tokens / max(self.num_done, 1)
+        return num_tokens / max(self._num_done, 1)
 
-    def report(self, num_tokens: int) -> dict[str, Any]:
+    def figures(self, num_tokens: int) -> dict[str, Any]:
         """What the client learns of its request, as ``kv_transfer_params``."""
         return {
             REPORT_KEY: {
-                "denoising_steps": self.num_done,
+                "denoising_steps": self._num_done,
                 "tokens_per_step": round(self.tokens_per_step(num_tokens), 3),
-                "visual_tokens": self.plan.num_visual,
-                "visual_tokens_kept": self.num_visual,
-                "kv_blocks_returned": self.num_blocks_returned,
+                "visual_tokens": self._plan.num_visual,
+                "visual_tokens_kept": self._step.num_visual,
+                "kv_blocks_returned": self._num_kv_blocks_returned,
             }
         }

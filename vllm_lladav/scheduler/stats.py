@@ -21,7 +21,7 @@ class DenoisingStats(SpecDecodingStats):
         num_images_encoded: those that were not in the encoder cache.
         num_visual_tokens: prompt positions that images take, in requests admitted.
         num_visual_tokens_pruned: of running requests.
-        num_blocks_returned: KV blocks that pruning gave back to the pool.
+        num_kv_blocks_returned: KV blocks that pruning gave back to the pool.
         tokens_per_step: of the requests that ended: answer tokens per denoising step.
         prune_seconds: time of the prune points of one step, per request.
     """
@@ -31,7 +31,7 @@ class DenoisingStats(SpecDecodingStats):
     num_images_encoded: int = 0
     num_visual_tokens: int = 0
     num_visual_tokens_pruned: int = 0
-    num_blocks_returned: int = 0
+    num_kv_blocks_returned: int = 0
     tokens_per_step: list[float] = field(default_factory=list)
     prune_seconds: list[float] = field(default_factory=list)
 

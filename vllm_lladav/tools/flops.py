@@ -15,8 +15,9 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Self
 
 from vllm_lladav.denoising.params import DenoisingParams
-from vllm_lladav.denoising.plan import StepIndex, StepPlan
-from vllm_lladav.pruning.params import PruneStage, PruningParams, num_kept
+from vllm_lladav.denoising.plan import Step, StepIndex, StepPlan
+from vllm_lladav.denoising.unmasking import transfer_count
+from vllm_lladav.pruning.params import PruneStage, PruningParams
 from vllm_lladav.pruning.policies import policy_of
 from vllm_lladav.pruning.policy import ViewShape
 
@@ -172,9 +173,36 @@ def request_flops(
     total = vision_flops(shape, num_tiles)
     num_visual = plan.num_visual
     for masks in planned_steps(plan.params) if steps is None else steps:
-        decoder, num_visual = _decoder_flops(shape, plan, num_visual, masks)
-        head = 2 * masks.candidates * shape.hidden_size * shape.vocab_rows
-        total += decoder + Breakdown(head=head)
+        step = plan.at(masks.index, num_visual)
+        total += step_flops(shape, step, masks)
+        num_visual = step.num_visual_after
+    return total
+
+
+def step_flops(shape: ModelShape, step: Step, masks: StepMasks) -> Breakdown:
+    """Of the decoder and its head in one step."""
+    head = 2 * masks.candidates * shape.hidden_size * shape.vocab_rows
+    total = Breakdown(head=head)
+    for segment in step.segments(shape.num_layers):
+        rows, num_layers = segment.num_rows, len(segment.layers)
+        total += Breakdown(
+            projections=num_layers * 2 * rows * shape.layer_weights,
+            attention=num_layers * 2 * _products(shape, rows, segment.num_slots),
+        )
+        if segment.stage is None:
+            continue
+        pruning = step.plan.params.pruning
+        assert pruning is not None
+        for layer in segment.layers:
+            total += _score_flops(
+                shape,
+                pruning,
+                segment.stage,
+                layer,
+                segment.num_slots,
+                segment.num_visual,
+                masks,
+            )
     return total
 
 
@@ -197,11 +225,10 @@ def planned_steps(
         later = params.gen_length - (block + 1) * params.block_length
         left = params.block_length
         num_shares = num_run if params.is_confident else params.steps_per_block
-        share, remainder = divmod(left, max(num_shares, 1))
         for step in range(num_run):
-            count = share + (step < remainder)
+            count = transfer_count(params.block_length, num_shares, step)
             if not count:
-                break
+                break  # Nor do later steps transfer anything.
             yield StepMasks(StepIndex(num_steps, block, step), left, left + later)
             num_steps += 1
             left -= count
@@ -220,32 +247,6 @@ def vision_flops(shape: ModelShape, num_tiles: int) -> Breakdown:
     projector = width * shape.hidden_size
     projector += (vision.projector_depth - 1) * shape.hidden_size**2
     return Breakdown(vision=2 * num_tiles * vision.tile_tokens * (tower + projector))
-
-
-def _decoder_flops(
-    shape: ModelShape, plan: StepPlan, num_visual: int, masks: StepMasks
-) -> tuple[Breakdown, int]:
-    """Of the layers in one step, and the visual tokens left."""
-    total = Breakdown()
-    stages = list(plan.stages(masks.index.step))
-    num_sequences = plan.params.num_sequences
-    for layer in range(1, shape.num_layers + 1):
-        length = plan.num_slots(num_visual)
-        rows = plan.computed(masks.index, num_visual).length
-        total += Breakdown(
-            projections=num_sequences * 2 * rows * shape.layer_weights,
-            attention=num_sequences * 2 * _products(shape, rows, length),
-        )
-        if not stages:
-            continue
-        assert plan.params.pruning is not None
-        total += _score_flops(
-            shape, plan.params.pruning, stages[0], layer, length, num_visual, masks
-        )
-        if stages[0].layer == layer:
-            stage = stages.pop(0)
-            num_visual = num_kept(num_visual, len(plan.images), stage.rate)
-    return total, num_visual
 
 
 def _products(shape: ModelShape, rows: int, columns: int) -> int:

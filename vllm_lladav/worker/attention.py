@@ -21,13 +21,13 @@ class AttendedSequence(NamedTuple):
 
     Attributes:
         row: of the block table: the request's place in the batch.
-        first_block: of the request's KV blocks, from which on they are the sequence's.
+        first_kv_block: of the request's, from which on they are the sequence's.
         computed: positions that the step computes.
         length: positions that they attend to.
     """
 
     row: int
-    first_block: int
+    first_kv_block: int
     computed: Span
     length: int
 
@@ -82,7 +82,7 @@ class StepAttention:
     ) -> torch.Tensor:
         """KV slot of every token: ``[num_tokens]``, int64."""
         width = self._block_table.shape[1]
-        starts = [s.row * width + s.first_block for s in sequences]
+        starts = [s.row * width + s.first_kv_block for s in sequences]
         places = np.repeat(starts, lengths) + positions // self._block_size
         blocks = self._block_table.flatten()[
             self._to_device(places, dtype=torch.int64)
@@ -92,8 +92,8 @@ class StepAttention:
 
     def _block_tables(self, sequences: Sequence[AttendedSequence]) -> torch.Tensor:
         """A block table with a row for every sequence."""
-        if not any(s.first_block for s in sequences):
+        if not any(s.first_kv_block for s in sequences):
             return self._block_table
         return torch.stack(
-            [self._block_table[s.row].roll(-s.first_block) for s in sequences]
+            [self._block_table[s.row].roll(-s.first_kv_block) for s in sequences]
         )

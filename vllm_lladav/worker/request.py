@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A running request as a worker knows it, and a step of a batch of them."""
+"""A running request as a worker knows it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,19 +9,16 @@ import torch
 
 from vllm_lladav.denoising.canvas import Canvas
 from vllm_lladav.denoising.marks import PruneReport
-from vllm_lladav.denoising.plan import Span, StepIndex, StepPlan
+from vllm_lladav.denoising.params import DenoisingParams
+from vllm_lladav.denoising.plan import Step, StepPlan
 from vllm_lladav.pruning.params import PruneStage, PruningParams
 from vllm_lladav.worker.attention import AttendedSequence
+from vllm_lladav.worker.contract import DenoisingModel
 from vllm_lladav.worker.logprobs import CanvasLogprobs
-from vllm_lladav.worker.prune_pass import PrunePass
 from vllm_lladav.worker.scoring import Pruned
 
 OnPruned = Callable[[str, Pruned], None]
 """Called with a request's id and what a stage did to it."""
-
-OnStep = Callable[[str, StepIndex, int, int], None]
-"""Called before a step's transfers: with a request's id, which step of it this is, how
-many masks it may transfer, and how many are in its canvas."""
 
 
 @dataclass
@@ -43,6 +40,8 @@ class DenoisingRequest:
             encoder cache lets go of the images after the first.
         prune_report: of the step that runs.
         on_pruned: tells an observer.
+        step: the last one whose forward pass began. Where it prunes, it gets shorter
+            on the way.
     """
 
     req_id: str
@@ -56,61 +55,61 @@ class DenoisingRequest:
     prompt_embeds: torch.Tensor | None = None
     prune_report: PruneReport | None = None
     on_pruned: OnPruned | None = None
+    step: Step = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.begin_step()
 
     def __len__(self) -> int:
         """Tokens of a sequence that the step computes."""
-        return self.computed.length
+        return self.step.computed.length
+
+    def next_step(self) -> Step:
+        """The one that the canvas is ready for."""
+        return self.plan.at(self.canvas.index, len(self.visual))
+
+    def begin_step(self) -> None:
+        """Its forward pass begins."""
+        self.step = self.next_step()
+
+    @property
+    def params(self) -> DenoisingParams:
+        return self.plan.params
 
     @property
     def num_sequences(self) -> int:
         """2 if it is guided, else 1. The second is the unconditional twin: the same
         canvas behind a prompt of mask embeddings."""
-        return self.plan.params.num_sequences
+        return self.params.num_sequences
 
     @property
     def cfg_scale(self) -> float:
-        return self.plan.params.cfg_scale
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of the request in the batch, sequence by sequence."""
-        return self.num_sequences * len(self)
+        return self.params.cfg_scale
 
     def sequences(self, row: int, block_size: int) -> list[AttendedSequence]:
         """What attends in this step. ``row`` is the request's place in the batch."""
-        length = len(self.canvas)
-        num_blocks = -(-length // block_size)
+        length = self.step.num_slots
+        num_kv_blocks = -(-length // block_size)
         return [
-            AttendedSequence(row, number * num_blocks, self.computed, length)
+            AttendedSequence(row, number * num_kv_blocks, self.step.computed, length)
             for number in range(self.num_sequences)
         ]
 
     @property
-    def computed(self) -> Span:
-        """Positions that the step computes."""
-        return self.plan.computed(self.canvas.index, len(self.visual))
-
-    @property
-    def layout(self) -> Span:
-        """Positions from which the step's transfers are chosen: all of the sequence,
-        as in the official code, or what the step computes, as in Fast-dLLM."""
-        return self.computed if self.plan.follows_blocks else Span(0, len(self.canvas))
-
-    @property
     def pruning(self) -> PruningParams | None:
-        return self.plan.params.pruning
+        return self.params.pruning
 
     @property
     def num_images(self) -> int:
-        return len(self.plan.images)
+        return len(self.plan.visual_lengths)
 
     @property
     def seed(self) -> int | None:
-        return self.plan.params.seed
+        return self.params.seed
 
     def stages(self) -> tuple[PruneStage, ...]:
         """What is pruned in the step that runs."""
-        return self.plan.stages(self.canvas.step)
+        return self.step.stages
 
     def attention_rows(self, queries: str) -> torch.Tensor:
         """Positions whose attention counts for ``queries``: ``[r]``, int64."""
@@ -124,7 +123,7 @@ class DenoisingRequest:
 
     def keep_visual(self, pruned: Pruned) -> None:
         """Forget the visual tokens that are not kept; all positions move up."""
-        prompt = pruned.positions[: -self.plan.params.num_tail_tokens]
+        prompt = pruned.positions[: -self.params.num_tail_tokens]
         assert self.pruning is not None and self.prompt_embeds is not None
         if self.pruning.positions == "original":
             old = self.positions
@@ -133,6 +132,7 @@ class DenoisingRequest:
         self.canvas.keep_prompt(prompt.cpu().numpy())
         self.visual = torch.searchsorted(prompt, self.visual[pruned.kept])
         self.image_ids = self.image_ids[pruned.kept]
+        self.step = self.plan.at(self.step.index, len(self.visual))
         spent = 0 if self.prune_report is None else self.prune_report.microseconds
         spent += round(pruned.seconds * 1e6)
         self.prune_report = PruneReport(len(self.visual), spent)
@@ -143,27 +143,10 @@ class DenoisingRequest:
         report, self.prune_report = self.prune_report, None
         return report
 
-
-@dataclass
-class DenoisingStep:
-    """One forward pass: who is in it and where their rows are.
-
-    Attributes:
-        requests: in batch order.
-        prune_pass: prunes on the way through the layers.
-        hidden_states: ``[num_tokens, hidden]``, after the final norm, of the tokens
-            that are left; set by the model's forward.
-    """
-
-    requests: list[DenoisingRequest]
-    prune_pass: PrunePass
-    hidden_states: torch.Tensor | None = field(default=None, repr=False)
-
-    def origins(self) -> list[int]:
-        """The row of each request's position 0 in ``hidden_states``: negative, or in
-        another request, where the step does not compute that position. Of a guided
-        request it is that of the first sequence."""
-        num_rows = [request.num_rows for request in self.requests]
-        starts = np.cumsum([0, *num_rows])[:-1]
-        first = [request.computed.first for request in self.requests]
-        return (starts - first).tolist()
+    def overwrite_prompt(self, positions: np.ndarray, model: DenoisingModel) -> None:
+        """Masks in the prompt at ``positions`` (``[n]``) became tokens."""
+        assert self.prompt_embeds is not None
+        device = self.prompt_embeds.device
+        token_ids = torch.from_numpy(self.canvas.token_ids[positions]).to(device)
+        rows = torch.from_numpy(positions).to(device)
+        self.prompt_embeds[rows] = model.embed_input_ids(token_ids)

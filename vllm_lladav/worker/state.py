@@ -3,13 +3,14 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 from vllm.config import VllmConfig
 from vllm.config.compilation import CUDAGraphMode
+from vllm.platforms import current_platform
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.kv_cache_interface import KVCacheConfig
@@ -23,20 +24,13 @@ from vllm.v1.worker.utils import AttentionGroup
 from vllm_lladav.denoising.canvas import Canvas
 from vllm_lladav.denoising.params import denoising_params, is_resolved
 from vllm_lladav.denoising.plan import StepPlan
-from vllm_lladav.model import decoder
 from vllm_lladav.worker.attention import AttendedSequence, StepAttention
+from vllm_lladav.worker.batch_step import BatchStep, OnStep
+from vllm_lladav.worker.contract import DenoisingModel
 from vllm_lladav.worker.logprobs import CanvasLogprobs
 from vllm_lladav.worker.prune_pass import AttentionInputs, PrunePass
-from vllm_lladav.worker.request import (
-    DenoisingRequest,
-    DenoisingStep,
-    OnPruned,
-    OnStep,
-)
+from vllm_lladav.worker.request import DenoisingRequest, OnPruned
 from vllm_lladav.worker.sampler import DenoisingSampler
-
-if TYPE_CHECKING:
-    from vllm_lladav.model.lladav.model import LlavaLLaDAModelLM
 
 
 class DenoisingState(ModelState):
@@ -56,18 +50,27 @@ class DenoisingState(ModelState):
         device: torch.device,
     ) -> None:
         super().__init__(vllm_config, model, encoder_cache, device)
-        self._lladav = cast("LlavaLLaDAModelLM", model)
-        self._attentions = decoder.attentions(self._lladav.model)
+        self._decoder = cast(DenoisingModel, model)
+        self._attentions = self._decoder.attentions()
+        if current_platform.is_cpu():
+            from vllm_lladav.worker.cpu_attention import attend_split
+
+            # In time: vLLM asks the layers for their backend once it makes the KV
+            # cache.
+            attend_split(self._attentions)
         self._mask_token_id = self.model_config.hf_config.mask_token_id
         self._requests: dict[str, DenoisingRequest] = {}
-        self._step: DenoisingStep | None = None
+        self._step: BatchStep | None = None
         self._attention: StepAttention | None = None
         self._block_size = 0
         self.on_pruned: OnPruned | None = None
         self.on_step: OnStep | None = None
 
     def custom_sampler(self, sampler: Any) -> tuple[Any, Any]:
-        return DenoisingSampler(self), None
+        config = self.model_config.hf_config
+        return DenoisingSampler(
+            self._decoder, config, self.device, self._take_step
+        ), None
 
     # ------------------------------------------------------------- requests
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
@@ -125,11 +128,11 @@ class DenoisingState(ModelState):
         self.execute_mm_encoder(scheduled_encoder_inputs)
         requests = [self._requests[req_id] for req_id in input_batch.req_ids]
         prune_pass = PrunePass(requests, self._attentions, self._attention_inputs)
-        self._step = DenoisingStep(requests, prune_pass)
+        self._step = BatchStep(requests, prune_pass, self.on_step)
         for req_id, request in zip(input_batch.req_ids, requests, strict=True):
             if request.prompt_embeds is None:
                 request.prompt_embeds = self._embed_prompt(req_id, request.canvas)
-        spans = [request.computed for request in requests]
+        spans = [request.step.computed for request in requests]
         tails = [
             request.canvas.token_ids[max(first, request.canvas.prompt_len) : end]
             for request, (first, end) in zip(requests, spans, strict=True)
@@ -169,7 +172,7 @@ class DenoisingState(ModelState):
         """``[num_tokens]``, int64; 0 where the batch is padded."""
         parts = []
         for request in requests:
-            first, end = request.computed
+            first, end = request.step.computed
             if request.positions is None:
                 positions = torch.arange(first, end, device=self.device)
             else:
@@ -206,6 +209,8 @@ class DenoisingState(ModelState):
         self._attention = StepAttention(build, block_tables[0], self._block_size)
         requests = [self._requests.get(req_id) for req_id in input_batch.req_ids]
         known = [request for request in requests if request is not None]
+        for request in known:
+            request.begin_step()
         if len(known) == len(requests) and any(r.num_sequences > 1 for r in known):
             inputs = self._attention.inputs(self._sequences(known))
             # The runner, which knows one sequence for each request, has handed out
@@ -213,7 +218,7 @@ class DenoisingState(ModelState):
             slot_mappings[0, : len(inputs.slot_mapping)] = inputs.slot_mapping
             return inputs.metadata
         if len(known) == len(requests):
-            lengths = np.array([len(request.canvas) for request in known], np.int32)
+            lengths = np.array([request.step.num_slots for request in known], np.int32)
             seq_lens_cpu = torch.from_numpy(lengths)
             seq_lens = async_tensor_h2d(lengths, device=self.device)
         else:  # vLLM's own warm-up requests, which have no canvas.
@@ -247,19 +252,10 @@ class DenoisingState(ModelState):
         assert self._attention is not None and self._step is not None
         return self._attention.inputs(self._sequences(self._step.requests))
 
-    # ------------------------------------------------------------- for the sampler
-    def take_step(self) -> DenoisingStep | None:
+    def _take_step(self) -> BatchStep | None:
         """The step whose forward pass just ran; None in warm-up runs."""
         step, self._step = self._step, None
         return step
-
-    def overwrite_prompt(
-        self, request: DenoisingRequest, positions: np.ndarray
-    ) -> None:
-        """Masks in the prompt at ``positions`` (``[n]``) became tokens."""
-        assert request.prompt_embeds is not None
-        rows = torch.from_numpy(positions).to(self.device)
-        request.prompt_embeds[rows] = self._embed(request.canvas.token_ids[positions])
 
     @property
     def _mask_embed(self) -> torch.Tensor:
@@ -268,7 +264,7 @@ class DenoisingState(ModelState):
 
     def _embed(self, token_ids: np.ndarray) -> torch.Tensor:
         ids = async_tensor_h2d(token_ids, device=self.device, dtype=torch.int64)
-        return self._lladav.embed_input_ids(ids)
+        return self._decoder.embed_input_ids(ids)
 
     def _embed_prompt(self, req_id: str, canvas: Canvas) -> torch.Tensor:
         prompt_len = canvas.prompt_len
@@ -283,6 +279,6 @@ class DenoisingState(ModelState):
         ids = async_tensor_h2d(
             canvas.token_ids[:prompt_len], device=self.device, dtype=torch.int64
         )
-        return self._lladav.embed_input_ids(
+        return self._decoder.embed_input_ids(
             ids, multimodal_embeddings=visual, is_multimodal=is_visual
         )

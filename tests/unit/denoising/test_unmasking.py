@@ -15,22 +15,27 @@ from vllm_lladav.denoising.unmasking import (
     greedy_tokens,
     gumbel_tokens,
     select_transfers,
-    transfer_counts,
+    transfer_count,
 )
 
 
-def test_transfer_counts_of_the_official_example():
-    assert transfer_counts(12, 5) == (3, 3, 2, 2, 2)
+def test_transfer_count_of_the_official_example():
+    assert [transfer_count(12, 5, step) for step in range(5)] == [3, 3, 2, 2, 2]
 
 
 @given(st.integers(0, 300), st.integers(1, 300))
 def test_transfer_counts_share_out_all_masks(num_masks: int, steps: int):
     """They sum to the masks, differ by one at most, and never grow."""
-    counts = transfer_counts(num_masks, steps)
-    assert len(counts) == steps
+    counts = [transfer_count(num_masks, steps, step) for step in range(steps)]
     assert sum(counts) == num_masks
     assert max(counts) - min(counts) <= 1
-    assert list(counts) == sorted(counts, reverse=True)
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_steps_past_the_masks_transfer_nothing():
+    steps = 2**31 - 1
+    counts = [transfer_count(3, steps, step) for step in (0, 2, 3, steps - 1)]
+    assert counts == [1, 1, 0, 0]
 
 
 @settings(max_examples=100, deadline=None)

@@ -56,9 +56,9 @@ def _sizes(directory: Path) -> Iterator[int]:
 
 def test_constants_of_the_engine():
     from vllm_lladav.model.lladav import vision
-    from vllm_lladav.worker import sampler
+    from vllm_lladav.worker import predictor
 
-    assert sampler.LOGITS_TILE_BYTES == LOGITS_TILE_BYTES
+    assert predictor.LOGITS_TILE_BYTES == LOGITS_TILE_BYTES
     assert vision.TILES_PER_FORWARD == TILES_PER_FORWARD
 
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, SiglipVisionConfig, SiglipVisionModel
 from tests.reference.decoder import Cached, Decoder
 from vllm_lladav.denoising.canvas import Canvas
 from vllm_lladav.denoising.params import DenoisingParams
-from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.denoising.plan import StepIndex, StepPlan
 from vllm_lladav.model.lladav.config import register_config
 from vllm_lladav.pruning.params import PruneStage, PruningParams, num_kept
 from vllm_lladav.pruning.policies import policy_of
@@ -55,6 +55,7 @@ LENGTHS = {  # gen_length, block_length, steps
     "uneven": (7, 7, 5),
     "more_steps": (12, 6, 12),
     "more_steps_than_masks": (4, 2, 8),
+    "two_and_two": (4, 2, 4),
 }
 
 
@@ -101,6 +102,32 @@ def make_plan(
     return StepPlan(params, PROMPT_LEN, IMAGES)
 
 
+def is_pruned(params: DenoisingParams, step: int) -> bool:
+    pruning = params.pruning
+    if pruning is None or pruning.min_visual_tokens > sum(IMAGES):
+        return False
+    return any(stage.step == step + 1 for stage in pruning.stages)
+
+
+def computed(params: DenoisingParams, index: StepIndex, prompt_len: int) -> range:
+    """Positions that a step computes, from what the caches are said to do."""
+    length = prompt_len + params.gen_length + 2
+    count = index.step if params.cache == "prompt" else index.step_in_block
+    if (
+        params.cache == "none"
+        or count % params.refresh_interval == 0
+        or is_pruned(params, index.step)
+    ):
+        return range(length)
+    if params.cache == "prompt":
+        return range(prompt_len, length)
+    first = prompt_len + index.block * params.block_length
+    end = length if params.cache == "prefix" else first + params.block_length
+    if index.stop is not None:
+        end = min(end, max(prompt_len + index.stop, first + 1))
+    return range(first, end)
+
+
 def counted_flops(
     decoder: Decoder,
     plan: StepPlan,
@@ -123,16 +150,17 @@ def counted_flops(
     counter = FlopCounterMode(display=False)
     total = 0
     while not canvas.finished:
-        step = Step(decoder, plan, canvas, num_visual)
-        first, end = plan.computed(canvas.index, num_visual)
-        embeds = torch.zeros(end - first, decoder.config["hidden_size"])
+        step = Ranking(plan.params, canvas, num_visual)
+        rows = computed(plan.params, canvas.index, canvas.prompt_len)
+        first = rows.start
+        embeds = torch.zeros(len(rows), decoder.config["hidden_size"])
         keep = step.keep if step.stages else None
         with counter:  # Which starts at zero.
             hidden_states = decoder.hidden_states(
                 embeds,
-                torch.arange(first, end),
+                torch.tensor(rows),
                 keep,
-                Cached(kv, left[first:end], left),
+                Cached(kv, left[rows], left),
             )
             num_dropped, num_visual = num_visual - step.num_visual, step.num_visual
             left = left[num_dropped:]
@@ -153,16 +181,19 @@ def counted_flops(
 
 
 @dataclass
-class Step:
+class Ranking:
     """Ranks as the engine's policies do, and drops the first visual tokens."""
 
-    decoder: Decoder
-    plan: StepPlan
+    params: DenoisingParams
     canvas: Canvas
     num_visual: int
 
     def __post_init__(self) -> None:
-        self.stages = list(self.plan.stages(self.canvas.step))
+        self.stages: list[PruneStage] = []
+        if is_pruned(self.params, self.canvas.step):
+            assert self.params.pruning is not None
+            stages = self.params.pruning.stages
+            self.stages = [s for s in stages if s.step == self.canvas.step + 1]
 
     def keep(
         self, layer: int, weights: torch.Tensor, keys: torch.Tensor
@@ -171,7 +202,7 @@ class Step:
             return None
         stage, num_tokens = self.stages[0], weights.shape[-1]
         left = num_kept(self.num_visual, len(IMAGES), stage.rate)
-        pruning = self.plan.params.pruning
+        pruning = self.params.pruning
         assert pruning is not None
         policy = policy_of(pruning.policy)
         if policy.observes(layer, stage.layer):
@@ -220,6 +251,43 @@ def test_cached(decoder: Decoder, shape: ModelShape, lengths: str, cache: str):
         assert request_flops(shape, plan).total == counted_flops(decoder, plan)
 
 
+SMALL = ModelShape(
+    hidden_size=2,
+    intermediate_size=3,
+    num_layers=4,
+    num_heads=1,
+    num_kv_heads=1,
+    head_dim=2,
+    vocab_rows=5,
+)
+
+
+@pytest.mark.parametrize(
+    "pruning, projections, attention, scores",
+    [
+        # Rows of the steps: all of the 56 tokens, 2 of the block, and that again.
+        ("none", 4 * (56 + 2 + 56 + 2), 4 * 56 * (56 + 2 + 56 + 2), 0),
+        # 24 visual tokens go behind layer 2 of 4, which 56 rows are ranked for.
+        (
+            "fastv",
+            2 * (56 + 32) + 4 * (2 + 32 + 2),
+            2 * (56 * 56 + 32 * 32) + 4 * 32 * (2 + 32 + 2),
+            56 * 56,
+        ),
+    ],
+)
+def test_by_hand(pruning: str, projections: int, attention: int, scores: int):
+    """Two blocks of two masks, a step for each mask: 2, 1, 2 and 1 are candidates."""
+    plan = make_plan("two_and_two", pruning, "dual", refresh_interval=25)
+    assert SMALL.layer_weights == 34
+    assert request_flops(SMALL, plan) == Breakdown(
+        projections=2 * 34 * projections,
+        attention=2 * 2 * 2 * attention,
+        head=2 * 2 * 5 * (2 + 1 + 2 + 1),
+        scores=2 * 2 * scores,
+    )
+
+
 def test_guidance_doubles_the_decoder(shape: ModelShape):
     plan = make_plan("blocks", "fastv")
     guided = replace(plan, params=replace(plan.params, cfg_scale=0.5))
@@ -243,13 +311,13 @@ def test_steps_that_were_seen(
     torch.manual_seed(0)
     counted = counted_flops(decoder, plan, steps, end=3)
     assert request_flops(shape, plan, steps=steps).total == counted
-    assert 0 < len(steps) < plan.num_steps
+    assert 0 < len(steps) < plan.params.steps
     assert counted < request_flops(shape, plan).total
 
 
 @pytest.mark.parametrize("cache", ["none", "prompt", "prefix", "dual"])
 @pytest.mark.parametrize(
-    "threshold, steps_run", [(1.0, (6, 6)), (0.0, (1, 1))], ids=["one", "all"]
+    "threshold, steps_run", [(1.0, (6, 6)), (1e-9, (1, 1))], ids=["one", "all"]
 )
 def test_steps_that_are_known_by_number(
     decoder: Decoder, shape: ModelShape, cache: str, threshold: float, steps_run: tuple
@@ -339,3 +407,14 @@ def test_saved():
     assert whole.total == 100
     assert Breakdown(projections=20, head=5).saved(whole) == 0.75
     assert whole.saved(whole) == 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"confidence_threshold": 0.9}], ids=str)
+def test_steps_past_the_masks_are_not_enumerated(changes: dict):
+    plan = make_plan("more_steps_than_masks", "none", **changes)
+    endless = replace(plan.params, steps=2 * (2**31 - 1))
+    steps = [(masks.index, masks.candidates) for masks in planned_steps(endless)]
+    assert steps == [((0, 0, 0, None), 2), ((1, 0, 1, None), 1)] + [
+        ((2, 1, 0, None), 2),
+        ((3, 1, 1, None), 1),
+    ]

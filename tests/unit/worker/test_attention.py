@@ -23,8 +23,8 @@ def batches(draw: st.DrawFn) -> list[AttendedSequence]:
         first = draw(st.integers(0, length - 1))
         span = Span(first, draw(st.integers(first + 1, length)))
         for number in range(draw(st.integers(1, 2))):
-            first_block = number * -(-length // BLOCK)
-            sequences.append(AttendedSequence(row, first_block, span, length))
+            first_kv_block = number * -(-length // BLOCK)
+            sequences.append(AttendedSequence(row, first_kv_block, span, length))
     return sequences
 
 
@@ -46,7 +46,7 @@ def test_slots_are_where_the_block_table_says(sequences: list[AttendedSequence])
     assert built["num_reqs"] == len(sequences)
     assert built["seq_lens"].tolist() == [s.length for s in sequences]
     assert built["max_seq_len"] == max(s.length for s in sequences)
-    is_plain = not any(s.first_block for s in sequences)
+    is_plain = not any(s.first_kv_block for s in sequences)
     for number, sequence in enumerate(sequences):
         # Without twins the requests' own table serves, row by request.
         row = rows[sequence.row if is_plain else number].tolist()

@@ -31,7 +31,9 @@ from vllm_lladav.model.lladav.processing import (
 from vllm_lladav.model.lladav.vision import LladavVision
 
 if TYPE_CHECKING:
-    from vllm_lladav.worker.request import DenoisingStep
+    from vllm.model_executor.layers.attention import Attention
+
+    from vllm_lladav.worker.contract import ForwardStep
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -61,7 +63,6 @@ class LlavaLLaDAModelLM(nn.Module, SupportsMultiModal):
                 vllm_config=vllm_config.with_hf_config(cut),
                 prefix=maybe_prefix(prefix, "model"),
             )
-            decoder.use_fast_attention(self.model)
             self.lm_head = ParallelLMHead(
                 self.vocab_size,
                 config.hidden_size,
@@ -116,7 +117,7 @@ class LlavaLLaDAModelLM(nn.Module, SupportsMultiModal):
         positions: torch.Tensor,
         intermediate_tensors: IntermediateTensors | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        step: "DenoisingStep | None" = None,
+        step: "ForwardStep | None" = None,
     ) -> torch.Tensor:
         """``[num_tokens, hidden]`` after the final norm, also left in ``step``.
 
@@ -136,6 +137,10 @@ class LlavaLLaDAModelLM(nn.Module, SupportsMultiModal):
         )
         num_dropped = len(inputs_embeds) - len(step.hidden_states)
         return nn.functional.pad(step.hidden_states, (0, 0, 0, num_dropped))
+
+    def attentions(self) -> list["Attention"]:
+        """Of every decoder layer, in order."""
+        return decoder.attentions(self.model)
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Hand the hidden states on: the sampler computes logits where it needs

@@ -7,7 +7,7 @@ from vllm_lladav.options.options import ServerOptions
 from vllm_lladav.tools.flops import ModelShape, VisionShape
 
 LOGITS_TILE_BYTES = 32 << 20
-"""Float32 logits that exist at once (``worker/sampler.py``)."""
+"""Float32 logits that exist at once (``worker/predictor.py``)."""
 
 TILES_PER_FORWARD = 32
 """Image tiles that go through the tower at once (``model/lladav/vision.py``)."""

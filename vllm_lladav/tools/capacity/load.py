@@ -2,17 +2,15 @@
 """What the steps of a request ask of a machine: operations, and tokens to move."""
 
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from typing import Self
 
-from vllm_lladav.denoising.plan import StepPlan
-from vllm_lladav.pruning.params import num_kept
+from vllm_lladav.denoising.plan import Step, StepPlan
 from vllm_lladav.tools.flops import (
-    Breakdown,
     ModelShape,
     StepMasks,
     planned_steps,
-    request_flops,
+    step_flops,
     vision_flops,
 )
 
@@ -80,18 +78,14 @@ class RequestLoad:
             num_tiles: of all images.
             block_size: KV slots of a block.
         """
-        masks = list(planned_steps(plan.params))
-        left = list(_visual_before(plan, masks))
-        loads = [
-            _step(shape, plan, num_visual, step)
-            for num_visual, step in zip(left, masks, strict=True)
-        ]
+        planned = list(_planned(plan))
+        loads = [_load(shape, step, masks) for step, masks in planned]
         vision = vision_flops(shape, num_tiles).total
         loads[0] += Load(vision=vision, encoding=bool(num_tiles))
         return cls(
             steps=tuple(loads),
-            held=tuple(plan.num_held_slots(count, block_size) for count in left),
-            is_full=tuple(plan.is_full(step.index) for step in masks),
+            held=tuple(step.num_held_slots(block_size) for step, _ in planned),
+            is_full=tuple(step.is_full for step, _ in planned),
         )
 
     def kind(self, is_full: bool) -> tuple[float, Load]:
@@ -106,66 +100,30 @@ class RequestLoad:
         return len(chosen) / len(self.steps), Load.mean(chosen)
 
 
-def _visual_before(plan: StepPlan, masks: list[StepMasks]) -> Iterator[int]:
-    """Visual tokens that are left before each step."""
+def _planned(plan: StepPlan) -> Iterator[tuple[Step, StepMasks]]:
+    """The steps of a request without stops, and the masks before each."""
     num_visual = plan.num_visual
-    for step in masks:
-        yield num_visual
-        num_visual = plan.visual_after(step.index.step, num_visual)
+    for masks in planned_steps(plan.params):
+        step = plan.at(masks.index, num_visual)
+        yield step, masks
+        num_visual = step.num_visual_after
 
 
-def _step(shape: ModelShape, plan: StepPlan, num_visual: int, masks: StepMasks) -> Load:
-    """The decoder's and the head's load in one step."""
-    flops = _flops(shape, plan, num_visual, masks)
+def _load(shape: ModelShape, step: Step, masks: StepMasks) -> Load:
+    """The decoder's and the head's in one step."""
+    flops = step_flops(shape, step, masks)
     rows = attended = 0
-    for length, computed, num_layers in _layers(shape, plan, num_visual, masks):
-        rows += computed * num_layers
-        attended += length * num_layers
-    sequences = plan.params.num_sequences
+    for segment in step.segments(shape.num_layers):
+        rows += segment.num_rows * len(segment.layers)
+        attended += segment.num_slots * len(segment.layers)
     return Load(
         projections=flops.projections,
         attention=flops.attention,
         head=flops.head,
         scores=flops.scores,
-        rows=sequences * rows / shape.num_layers,
-        scheduled=sequences * plan.computed(masks.index, num_visual).length,
-        attended=sequences * attended / shape.num_layers,
+        rows=rows / shape.num_layers,
+        scheduled=step.num_rows,
+        attended=step.plan.params.num_sequences * attended / shape.num_layers,
         candidates=masks.candidates,
         requests=1,
     )
-
-
-def _flops(
-    shape: ModelShape, plan: StepPlan, num_visual: int, masks: StepMasks
-) -> Breakdown:
-    """Of one step that ``num_visual`` visual tokens enter."""
-    return request_flops(shape, _plan_left(plan, num_visual), steps=[masks])
-
-
-def _plan_left(plan: StepPlan, num_visual: int) -> StepPlan:
-    """The plan of a request as it is once ``num_visual`` visual tokens are left."""
-    num_pruned = plan.num_visual - num_visual
-    if not num_pruned:
-        return plan
-    pruning = plan.params.pruning
-    assert pruning is not None
-    # Whether there are enough to prune was decided on those of the whole request.
-    params = replace(plan.params, pruning=replace(pruning, min_visual_tokens=0))
-    # Only their number counts, and every image has one at least.
-    others = (1,) * (len(plan.images) - 1)
-    images = (num_visual - len(others), *others)
-    return StepPlan(params, plan.prompt_len - num_pruned, images)
-
-
-def _layers(
-    shape: ModelShape, plan: StepPlan, num_visual: int, masks: StepMasks
-) -> Iterator[tuple[int, int, int]]:
-    """(tokens, those that are computed, layers) from stage to stage of a step."""
-    done = 0
-    for stage in (*plan.stages(masks.index.step), None):
-        until = shape.num_layers if stage is None else stage.layer
-        length = plan.num_slots(num_visual)
-        yield length, plan.computed(masks.index, num_visual).length, until - done
-        done = until
-        if stage is not None:
-            num_visual = num_kept(num_visual, len(plan.images), stage.rate)

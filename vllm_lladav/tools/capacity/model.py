@@ -133,7 +133,7 @@ class Capacity:
     @property
     def embeds_bytes(self) -> float:
         """Prompt embeddings of a request behind its first step."""
-        pruned = self.plan.num_visual - self.plan.visual_after(0, self.plan.num_visual)
+        pruned = self.plan.num_visual - self.plan.first.num_visual_after
         width = self.engine.shape.hidden_size * self.engine.dtype_bytes
         return (self.plan.prompt_len - pruned) * width
 

@@ -142,7 +142,7 @@ def to_text(capacity: Capacity, title: str) -> str:
 
 def _describe(capacity: Capacity) -> list[str]:
     plan, params = capacity.plan, capacity.plan.params
-    kept = plan.visual_after(0, plan.num_visual)
+    kept = plan.first.num_visual_after
     num_full = sum(capacity.load.is_full)
     pruned = f", {kept} after pruning" if kept < plan.num_visual else ""
     machine = ", ".join(
