@@ -9,7 +9,6 @@ from typing import Any
 
 from vllm_lladav.denoising.params import CACHES
 from vllm_lladav.options.server import ServerConfig
-from vllm_lladav.tools.capacity.checkpoint import PRESETS, Checkpoint, read_checkpoint
 from vllm_lladav.tools.capacity.engine import Engine
 from vllm_lladav.tools.capacity.machine import (
     GPU_DTYPE_BYTES,
@@ -21,6 +20,7 @@ from vllm_lladav.tools.capacity.machine import (
 from vllm_lladav.tools.capacity.model import Capacity, DoesNotFit
 from vllm_lladav.tools.capacity.report import to_text, to_values
 from vllm_lladav.tools.capacity.request import images_of, make_plan
+from vllm_lladav.tools.checkpoint import PRESETS, Checkpoint, read_checkpoint
 
 IMAGE_MODES = ("auto", "anyres", "pad_stacked", "pad_list")
 USAGE_ERROR = 2

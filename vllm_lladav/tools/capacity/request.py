@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.pruning.params import PruneStage, PruningParams
-from vllm_lladav.tools.capacity.checkpoint import Checkpoint
+from vllm_lladav.tools.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)

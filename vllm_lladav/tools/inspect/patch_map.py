@@ -19,7 +19,6 @@ import numpy as np
 
 from vllm_lladav.model.lladav.anyres import (
     AnyresGeometry,
-    ImageMode,
     check_size,
     final_grid,
     select_best_resolution,
@@ -27,6 +26,7 @@ from vllm_lladav.model.lladav.anyres import (
     unpad_margins,
     unpadded_grid,
 )
+from vllm_lladav.model.lladav.image_modes import ImageMode
 
 View = Literal["overview", "tiles"]
 VIEWS: tuple[View, ...] = ("overview", "tiles")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from vllm_lladav.model.lladav.anyres import ImageMode
+from vllm_lladav.model.lladav.image_modes import ImageMode
 from vllm_lladav.tools.inspect.patch_map import VisualToken
 
 
