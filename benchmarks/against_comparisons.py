@@ -190,14 +190,7 @@ def compare_approximate(
             walls.setdefault(name, []).append(seconds)
             num_steps.setdefault(name, []).append(steps)
     median = medians(walls)
-    print(f"seconds per request of {len(prompt)} tokens, {CONCURRENCY} at once:")
-    for name, wall in median.items():
-        gain = median["plain all (scaled)"] / wall
-        gain_on_canvas = median["plain canvas (scaled)"] / wall
-        print(
-            f"  {name}: {wall:.2f} s, {gain:.1f}x plain all, {gain_on_canvas:.1f}x "
-            f"plain canvas{_mean_steps(num_steps.get(name))}"
-        )
+    _show_shares(median, num_steps, len(prompt))
     best = min((n for n in presets if "threshold" not in n), key=median.__getitem__)
     ratio = median["plain all (scaled)"] / median[best]
     targets = [Target(f"throughput, {best} / plain all (scaled)", ratio, 20)]
@@ -205,6 +198,19 @@ def compare_approximate(
         ratio = median["exact (scaled)"] / median["pruned (scaled)"]
         targets.insert(0, Target("throughput, pruned / exact (scaled)", ratio, 3))
     return {"walls": walls, "steps": num_steps}, targets
+
+
+def _show_shares(
+    median: dict[str, float], num_steps: dict[str, list[float]], prompt_len: int
+) -> None:
+    print(f"seconds per request of {prompt_len} tokens, {CONCURRENCY} at once:")
+    for name, wall in median.items():
+        gain = median["plain all (scaled)"] / wall
+        gain_on_canvas = median["plain canvas (scaled)"] / wall
+        print(
+            f"  {name}: {wall:.2f} s, {gain:.1f}x plain all, {gain_on_canvas:.1f}x "
+            f"plain canvas{_mean_steps(num_steps.get(name))}"
+        )
 
 
 def _mean_steps(steps: list[float] | None) -> str:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What requests cost, and whether a server takes them: from a checkpoint's config."""
+"""Operations that requests cost, by a checkpoint's config, and whether a server would
+take them.
+"""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -51,7 +53,7 @@ def resolved(
 
 
 class _NoTokenizer:
-    """Settings have no texts."""
+    """Stands for the tokenizer of stops and suffixes, which settings do not have."""
 
     def encode(self, text: str, **_: Any) -> list[int]:
         assert not text, text

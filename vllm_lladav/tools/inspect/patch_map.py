@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where in the original picture every visual token looks. No vLLM in here.
+"""Where in the original picture every visual token looks.
+
+No vLLM in here.
 
 The inverse of :mod:`vllm_lladav.model.lladav.anyres`. Sizes are (width, height) in
 pixels. Along each axis a grid of visual tokens is a list of *lines*, the edges between
