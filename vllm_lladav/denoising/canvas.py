@@ -16,12 +16,11 @@ import torch
 
 from vllm_lladav.denoising.marks import FinishMark
 from vllm_lladav.denoising.params import DenoisingParams
-from vllm_lladav.denoising.plan import Span, StepIndex
+from vllm_lladav.denoising.plan import Span, StepIndex, transfer_count
 from vllm_lladav.denoising.unmasking import (
     find_sequence,
     num_confident,
     select_transfers,
-    transfer_count,
 )
 
 Predict = Callable[[np.ndarray], np.ndarray]

@@ -13,16 +13,6 @@ import torch
 ARGMAX_CHUNK = 512
 
 
-def transfer_count(num_masks: int, steps: int, step: int) -> int:
-    """How many positions step ``step`` (from 0) of ``steps`` transfers.
-
-    ``num_masks // steps``; the remainder goes one each to the first steps (12 masks in
-    5 steps: 3, 3, 2, 2, 2), so that steps past the masks transfer nothing.
-    """
-    share, remainder = divmod(num_masks, steps)
-    return share + (step < remainder)
-
-
 def greedy_tokens(logits: torch.Tensor) -> torch.Tensor:
     """Most likely token of every row, the first one of equals.
 

@@ -15,8 +15,7 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Self
 
 from vllm_lladav.denoising.params import DenoisingParams
-from vllm_lladav.denoising.plan import Step, StepIndex, StepPlan
-from vllm_lladav.denoising.unmasking import transfer_count
+from vllm_lladav.denoising.plan import Step, StepIndex, StepPlan, transfer_count
 from vllm_lladav.pruning.params import PruneStage, PruningParams
 from vllm_lladav.pruning.policies import policy_of
 from vllm_lladav.pruning.policy import ViewShape

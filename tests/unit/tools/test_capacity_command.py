@@ -12,13 +12,13 @@ import pytest
 from safetensors import safe_open
 
 from vllm_lladav.tools import command
-from vllm_lladav.tools.capacity.checkpoint import PRESETS, read_checkpoint
 from vllm_lladav.tools.capacity.engine import (
     LOGITS_TILE_BYTES,
     TILES_PER_FORWARD,
     Engine,
 )
 from vllm_lladav.tools.capacity.model import CONCURRENCY
+from vllm_lladav.tools.checkpoint import PRESETS, read_checkpoint
 from vllm_lladav.tools.flops import ModelShape
 
 EIGHT = PRESETS["8b"]

@@ -10,7 +10,6 @@ from typing import Any
 from vllm_lladav.options.flags import add_flags, given_flags
 from vllm_lladav.options.options import REQUEST_OPTIONS, SERVER_OPTIONS
 from vllm_lladav.options.rules import CONFIDENCE
-from vllm_lladav.tools.capacity.checkpoint import PRESETS, Checkpoint, read_checkpoint
 from vllm_lladav.tools.capacity.engine import Engine
 from vllm_lladav.tools.capacity.machine import (
     GPU_DTYPE_BYTES,
@@ -22,6 +21,7 @@ from vllm_lladav.tools.capacity.machine import (
 from vllm_lladav.tools.capacity.model import Capacity, DoesNotFit
 from vllm_lladav.tools.capacity.report import to_text, to_values
 from vllm_lladav.tools.capacity.request import images_of, make_plan
+from vllm_lladav.tools.checkpoint import PRESETS, Checkpoint, read_checkpoint
 
 IMAGE_MODES = ("auto", "anyres", "pad_stacked", "pad_list")
 USAGE_ERROR = 2

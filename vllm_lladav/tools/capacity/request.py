@@ -9,7 +9,7 @@ from vllm_lladav.denoising.resolve import resolve
 from vllm_lladav.options.kinds import LARGEST_INTEGER
 from vllm_lladav.options.options import REQUEST_OPTIONS
 from vllm_lladav.options.reading import read_server
-from vllm_lladav.tools.capacity.checkpoint import Checkpoint
+from vllm_lladav.tools.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
