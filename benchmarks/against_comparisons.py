@@ -6,10 +6,13 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from against_engine import CONCURRENCY, GEN_LENGTH, Engine, noise
+from common import noise_images
+from engine import Run, ask
 from PIL import Image
 from plain_loop import LogitsRows, PlainLladav
 
+GEN_LENGTH = 64
+CONCURRENCY = 8
 SQUARE, FOUR_TILES = (384, 384), (700, 500)
 PLAIN_ROWS: tuple[LogitsRows, ...] = ("all", "canvas")
 EXACT: dict[str, Any] = {"cache": "none", "block_length": GEN_LENGTH}
@@ -36,6 +39,12 @@ class Target(NamedTuple):
         return f"{self.name}: {self.ratio:.2f} (target {sign} {self.goal:g}): {verdict}"
 
 
+def send(llm: Any, images: Sequence[Image.Image], options: dict[str, Any]) -> Run:
+    """A request for each picture; nothing is pruned unless ``options`` say so."""
+    requests = [[image] for image in images]
+    return ask(llm, requests, GEN_LENGTH, **{"prune_rate": 0.0, **options})
+
+
 def medians(walls: dict[str, list[float]]) -> dict[str, float]:
     return {name: statistics.median(seconds) for name, seconds in walls.items()}
 
@@ -45,21 +54,21 @@ def num_equal(found: Sequence[int], expected: Sequence[int]) -> int:
 
 
 def compare_exact(
-    engine: Engine, plain: PlainLladav, args: argparse.Namespace
+    llm: Any, plain: PlainLladav, args: argparse.Namespace
 ) -> tuple[Figures, list[Target]]:
     """One request: the engine, the plain loop over all rows, and over the canvas."""
     options = {**EXACT, "steps": args.steps}
     # Kernels are prepared, and the plain loop's memory has been in use.
-    (image,) = noise(SQUARE, 1)
-    (prompt,) = engine.ask([image], options).prompts
+    (image,) = noise_images(SQUARE, 1)
+    (prompt,) = send(llm, [image], options).prompts
     for rows in PLAIN_ROWS:
         plain.generate(prompt, image, GEN_LENGTH, GEN_LENGTH, 1, rows)
 
     walls: dict[str, list[float]] = {"engine": [], "all": [], "canvas": []}
     equal: dict[str, list[int]] = {rows: [] for rows in PLAIN_ROWS}
     for _ in range(args.repeats):
-        (image,) = noise(SQUARE, 1)
-        run = engine.ask([image], options)
+        (image,) = noise_images(SQUARE, 1)
+        run = send(llm, [image], options)
         walls["engine"].append(run.wall)
         for rows in PLAIN_ROWS:
             result = plain.generate(
@@ -82,7 +91,7 @@ def compare_exact(
 
 
 def compare_concurrent(
-    engine: Engine,
+    llm: Any,
     draw: Callable[[int], list[Image.Image]],
     steps: int,
     args: argparse.Namespace,
@@ -92,14 +101,14 @@ def compare_concurrent(
     asked of it as well, and their tokens compared."""
     options = {**EXACT, "steps": steps}
     if not args.quick:  # Kernels are prepared.
-        engine.ask(draw(CONCURRENCY), {**options, "steps": 1})
-        engine.ask(draw(1), {**options, "steps": 1})
+        send(llm, draw(CONCURRENCY), {**options, "steps": 1})
+        send(llm, draw(1), {**options, "steps": 1})
     walls: dict[str, list[float]] = {"at once": [], "one by one": []}
     equal = []
     for _ in range(args.repeats):
-        walls["at once"].append(engine.ask(draw(CONCURRENCY), options).wall)
+        walls["at once"].append(send(llm, draw(CONCURRENCY), options).wall)
         images = draw(CONCURRENCY)
-        runs = [engine.ask([image], options) for image in images]
+        runs = [send(llm, [image], options) for image in images]
         walls["one by one"].append(sum(run.wall for run in runs))
         if plain is None:
             continue
@@ -137,7 +146,7 @@ def approximate_presets(threshold: float) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def compare_approximate(
-    engine: Engine, plain: PlainLladav, args: argparse.Namespace
+    llm: Any, plain: PlainLladav, args: argparse.Namespace
 ) -> tuple[Figures, list[Target]]:
     """Requests with four tiles: seconds for one, alone (plain loop) or as its share of
     a batch, at one step per position or as many as a threshold takes."""
@@ -148,7 +157,7 @@ def compare_approximate(
     }
 
     def share(options: dict[str, Any]) -> tuple[float, float]:
-        run = engine.ask(noise(FOUR_TILES, CONCURRENCY), options)
+        run = send(llm, noise_images(FOUR_TILES, CONCURRENCY), options)
         return run.wall / CONCURRENCY, run.steps
 
     def scaled(options: dict[str, Any]) -> float:
@@ -159,8 +168,8 @@ def compare_approximate(
     num_steps: dict[str, list[float]] = {}
     for repeat in range(args.repeats):
         warms_up = repeat == 0 and not args.quick
-        (image,) = noise(FOUR_TILES, 1)
-        (prompt,) = engine.ask([image], {**EXACT, "steps": 1}).prompts
+        (image,) = noise_images(FOUR_TILES, 1)
+        (prompt,) = send(llm, [image], {**EXACT, "steps": 1}).prompts
         for rows in PLAIN_ROWS:
             shape = prompt, image, GEN_LENGTH, GEN_LENGTH
             if repeat == 0:
@@ -181,14 +190,7 @@ def compare_approximate(
             walls.setdefault(name, []).append(seconds)
             num_steps.setdefault(name, []).append(steps)
     median = medians(walls)
-    print(f"seconds per request of {len(prompt)} tokens, {CONCURRENCY} at once:")
-    for name, wall in median.items():
-        gain = median["plain all (scaled)"] / wall
-        gain_on_canvas = median["plain canvas (scaled)"] / wall
-        print(
-            f"  {name}: {wall:.2f} s, {gain:.1f}x plain all, {gain_on_canvas:.1f}x "
-            f"plain canvas{_mean_steps(num_steps.get(name))}"
-        )
+    _show_shares(median, num_steps, len(prompt))
     best = min((n for n in presets if "threshold" not in n), key=median.__getitem__)
     ratio = median["plain all (scaled)"] / median[best]
     targets = [Target(f"throughput, {best} / plain all (scaled)", ratio, 20)]
@@ -196,6 +198,19 @@ def compare_approximate(
         ratio = median["exact (scaled)"] / median["pruned (scaled)"]
         targets.insert(0, Target("throughput, pruned / exact (scaled)", ratio, 3))
     return {"walls": walls, "steps": num_steps}, targets
+
+
+def _show_shares(
+    median: dict[str, float], num_steps: dict[str, list[float]], prompt_len: int
+) -> None:
+    print(f"seconds per request of {prompt_len} tokens, {CONCURRENCY} at once:")
+    for name, wall in median.items():
+        gain = median["plain all (scaled)"] / wall
+        gain_on_canvas = median["plain canvas (scaled)"] / wall
+        print(
+            f"  {name}: {wall:.2f} s, {gain:.1f}x plain all, {gain_on_canvas:.1f}x "
+            f"plain canvas{_mean_steps(num_steps.get(name))}"
+        )
 
 
 def _mean_steps(steps: list[float] | None) -> str:

@@ -23,13 +23,19 @@ steps. The presets with a cache run in full.
 
 import argparse
 import json
+import random
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from against_comparisons import (
+    CONCURRENCY,
     FOUR_TILES,
+    GEN_LENGTH,
     SQUARE,
     Figures,
     Target,
@@ -37,22 +43,24 @@ from against_comparisons import (
     compare_concurrent,
     compare_exact,
 )
-from against_engine import GEN_LENGTH, drawn, noise, running
-from common import machine
+from common import MODEL_ARGUMENT, noise_images, with_environment
+from engine import DEPLOYED, TEXT_TOKENS, engine_options
+from PIL import Image
 from plain_loop import PlainLladav, keep_freed_memory
 
 from vllm_lladav.model.lladav.anyres import largest_image, num_visual_tokens
 from vllm_lladav.tiny import TRAINED
-from vllm_lladav.tools.eval.environment import environment
+from vllm_lladav.tools.engine import running_engine
+
+_seeds = count(1)
 
 COMPARISONS = ("exact", "concurrent", "approximate")
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--model", type=Path, help="checkpoint; default: the mid-size random one"
-    )
+    only_directories = "directory; mid is the mid-size random checkpoint (default)"
+    parser.add_argument("--model", **{**MODEL_ARGUMENT, "help": only_directories})
     parser.add_argument(
         "--steps", type=int, default=8, help="of exact denoising (default: 8)"
     )
@@ -81,47 +89,62 @@ def parse_args() -> argparse.Namespace:
         args.steps, args.plain_steps, args.repeats = 2, 1, 1
     if args.steps < 2:
         parser.error("--steps must be at least 2")
-    if args.model is None:
-        from midsize import ensure_midsize
-
-        args.model = ensure_midsize()
     return args
+
+
+def running(model: str | Path, num_visual: int) -> AbstractContextManager[Any]:
+    """An engine as it is deployed, for requests of ``num_visual`` visual tokens at
+    most."""
+    longest = num_visual + TEXT_TOKENS + GEN_LENGTH
+    return running_engine(model, DEPLOYED, **engine_options(longest, CONCURRENCY))
+
+
+def drawn_images(number: int) -> list[Image.Image]:
+    """Pictures of the kind that ``lladav-tiny`` was trained on; every call returns
+    others of the same sizes."""
+    directory = str(Path(__file__).parents[1] / "examples" / "tiny")
+    if directory not in sys.path:
+        sys.path.append(directory)
+    import pictures
+
+    sizes = list(pictures.SIZES)
+    found = []
+    for index in range(number):
+        rng = random.Random(next(_seeds))
+        scene = pictures.draw_scene(rng, "heldout", sizes[index % len(sizes)])
+        found.append(pictures.draw(scene, rng).image)
+    return found
 
 
 def compare(args: argparse.Namespace) -> Iterator[tuple[str, Figures, list[Target]]]:
     """Name, figures and targets of one comparison after the other."""
-    plain = PlainLladav(args.model)
+    plain = PlainLladav(Path(args.model))
     sizes = SQUARE, FOUR_TILES
     num_visual = max(num_visual_tokens(*s, plain.vision.geometry) for s in sizes)
-    with running(args.model, num_visual) as engine:
+    with running(args.model, num_visual) as llm:
         if not args.fresh_memory:
             keep_freed_memory()  # Of this process, not the engine's.
         if "exact" in args.only:
-            yield "exact", *compare_exact(engine, plain, args)
+            yield "exact", *compare_exact(llm, plain, args)
         if "concurrent" in args.only:
-            draw = partial(noise, SQUARE)
-            yield "concurrent", *compare_concurrent(engine, draw, args.steps, args)
+            draw = partial(noise_images, SQUARE)
+            yield "concurrent", *compare_concurrent(llm, draw, args.steps, args)
         if "approximate" in args.only:
-            yield "approximate", *compare_approximate(engine, plain, args)
+            yield "approximate", *compare_approximate(llm, plain, args)
     if "concurrent" in args.only and not args.quick:
         plain = PlainLladav(TRAINED)
         geometry = plain.vision.geometry
         num_visual = num_visual_tokens(*largest_image(geometry), geometry)
-        with running(TRAINED, num_visual) as engine:
+        with running(TRAINED, num_visual) as llm:
             # The model is so small that a whole answer takes a second.
-            found = compare_concurrent(engine, drawn, GEN_LENGTH, args, plain)
+            found = compare_concurrent(llm, drawn_images, GEN_LENGTH, args, plain)
             yield "concurrent, lladav-tiny", *found
 
 
 def main() -> None:
     args = parse_args()
     sys.stdout.reconfigure(line_buffering=True)  # Takes minutes; may be piped.
-    report: Figures = {
-        "machine": machine(),
-        "commit": environment()["commit"],
-        "settings": {**vars(args), "model": args.model.name, "output": None},
-        "comparisons": {},
-    }
+    report: Figures = with_environment(args, comparisons={})
     for name, figures, targets in compare(args):
         for target in targets:
             print(f"{name}: {target}")

@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 import psutil
+from engine import ask_without_images
+
+from vllm_lladav.tools.capacity.machine import Machine
 
 PARTS = ("decoder", "head", "vision")
 """What the timers tell apart. ``head`` includes all that is done to logits."""
@@ -114,26 +117,13 @@ def measure_overhead(llm: Any, counts: tuple[int, ...] = (1, 8)) -> tuple[float,
 
 
 def _rest_of_a_step(llm: Any, count: int) -> float:
-    from vllm import SamplingParams
-
     steps = 16
-    params = SamplingParams(
-        max_tokens=steps,
-        temperature=0,
-        ignore_eos=True,
-        detokenize=False,
-        extra_args={"gen_length": steps, "block_length": steps, "steps": steps},
-    )
-    prompts = [
-        {"prompt_token_ids": [100 + i + j for j in range(PROMPT_TOKENS)]}
-        for i in range(count)
-    ]
     llm.collective_rpc(take_seconds)
-    start = time.perf_counter()
-    llm.generate(prompts, params, use_tqdm=False)
-    wall = time.perf_counter() - start
+    run = ask_without_images(
+        llm, count, PROMPT_TOKENS, gen_length=steps, block_length=steps, steps=steps
+    )
     (seconds,) = llm.collective_rpc(take_seconds)
-    return (wall - sum(seconds.values())) / steps
+    return (run.wall - sum(seconds.values())) / steps
 
 
 class Calibration:
@@ -152,11 +142,8 @@ class Calibration:
         self.peaks += self.llm.collective_rpc(measure_peak)
         self.bandwidths += self.llm.collective_rpc(measure_bandwidth)
 
-    def machine(self) -> Any:
-        """A :class:`vllm_lladav.tools.capacity.machine.Machine` of what is reached: its
-        shares are 1."""
-        from vllm_lladav.tools.capacity.machine import Machine
-
+    def machine(self) -> Machine:
+        """The rates that are reached: its shares are 1."""
         overhead, request_overhead = self.overheads
         return Machine(
             memory=psutil.virtual_memory().total,

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from common import machine
+from common import with_environment
 from torch.nn import functional
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(json.dumps({"machine": machine(), **vars(args)}))
+    print(json.dumps(with_environment(args)))
     for num_requests in args.requests:
         print(json.dumps(measure(args, SHAPES[args.shape], num_requests)))
 

@@ -9,30 +9,29 @@ A rank is bound to its cores by ``VLLM_CPU_OMP_THREADS_BIND``.
 """
 
 import argparse
-import io
-import json
 import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import requests
-from common import machine, noise_image, parse_size
-from server import CHAT, Server, chat_body, serve
+from common import (
+    MODEL_ARGUMENT,
+    QUESTION,
+    noise_images,
+    parse_size,
+    write_figures,
+)
+from server import Server, serve
 
-QUESTION = "Please describe the image in detail."
 BIND = "VLLM_CPU_OMP_THREADS_BIND"
 MODES: dict[str, dict[str, Any]] = {
     "exact": {"cache": "none"},
     "prompt": {"cache": "prompt", "refresh_interval": 25},
 }
-REQUEST_SECONDS = 600
-
-_seeds = count(1)
 
 
 def binding(cores: list[int], ranks: int) -> str:
@@ -44,19 +43,16 @@ def binding(cores: list[int], ranks: int) -> str:
 
 def ask(server: Server, args: argparse.Namespace, mode: str, steps: int) -> None:
     """One request with a picture of its own."""
-    png = io.BytesIO()
-    noise_image(args.image, next(_seeds)).save(png, "PNG")
     lengths = {"gen_length": args.gen_length, "block_length": args.gen_length}
-    body = chat_body(
+    (image,) = noise_images(args.image, 1)
+    server.ask(
         args.model,
-        png.getvalue(),
+        image,
         QUESTION,
         max_tokens=args.gen_length,
         ignore_eos=True,
         vllm_xargs={**lengths, "steps": steps, **MODES[mode]},
     )
-    response = requests.post(server.url + CHAT, json=body, timeout=REQUEST_SECONDS)
-    response.raise_for_status()
 
 
 def send(server: Server, args: argparse.Namespace, mode: str, steps: int) -> float:
@@ -133,9 +129,7 @@ def show(row: dict[str, Any]) -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--model", help="alias or directory; default: the mid-size random checkpoint"
-    )
+    parser.add_argument("--model", **MODEL_ARGUMENT)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--requests", type=int, default=8, help="all at once")
@@ -161,10 +155,6 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if max(args.ranks) > len(args.cores):
         parser.error(f"{max(args.ranks)} ranks need as many cores: {args.cores}")
-    if args.model is None:
-        from midsize import ensure_midsize
-
-        args.model = str(ensure_midsize())
     return args
 
 
@@ -179,12 +169,7 @@ def main() -> None:
                 f"{row['mode']}: {row['ranks']} ranks are {ratio:.2f} times as fast "
                 f"as {args.ranks[0]}"
             )
-    if args.output:
-        settings = {
-            name: value for name, value in vars(args).items() if name != "output"
-        }
-        figures = {"machine": machine(), "settings": settings, "runs": rows}
-        args.output.write_text(json.dumps(figures, indent=1))
+    write_figures(args, runs=rows)
 
 
 if __name__ == "__main__":

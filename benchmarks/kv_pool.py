@@ -15,8 +15,6 @@ small pool clearly fewer than ``N u / p``, in a large one nearly as many.
 """
 
 import argparse
-import io
-import json
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,46 +22,38 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-import requests
-from PIL import Image
-from server import CHAT, Sampler, Server, chat_body, serve
+from common import QUESTION, noise_images, render_question, write_figures
+from server import Sampler, Server, serve
+
+from vllm_lladav.pruning.params import num_kept
+from vllm_lladav.tiny import ensure_checkpoint
+from vllm_lladav.tiny.presets import PRESETS
+from vllm_lladav.tools.checkpoint import read_checkpoint
 
 MODEL = "lladav-random"
 IMAGE_SIZE = (384, 384)
-QUESTION = "Please describe the image in detail."
 KV_BLOCK = 128  # Tokens per block on CPUs.
-REQUEST_SECONDS = 600
 TARGET = 0.9
 
 
 def block_bytes() -> int:
-    """Of the tiny checkpoint: layers, K and V, hidden size, float32."""
-    from vllm_lladav.tiny.presets import PRESETS
-
+    """Bytes of a KV block of ``MODEL``: layers, K and V, hidden size, float32."""
     size = PRESETS["tiny"]
     return size.num_layers * 2 * size.hidden_size * 4 * KV_BLOCK
 
 
-def ask(url: str, number: int, args: argparse.Namespace, **xargs: Any) -> dict:
+def ask(server: Server, args: argparse.Namespace, **xargs: Any) -> dict[str, Any]:
     """One request with an image of its own. Returns its usage and report."""
-    width, height = IMAGE_SIZE
-    rng = np.random.default_rng(number)
-    noise = rng.integers(256, size=(height, width, 3), dtype=np.uint8)
-    png = io.BytesIO()
-    Image.fromarray(noise).save(png, "PNG")
     xargs |= {"gen_length": args.gen_length, "block_length": args.block_length}
-    body = chat_body(
+    (image,) = noise_images(IMAGE_SIZE, 1)
+    answer = server.ask(
         MODEL,
-        png.getvalue(),
+        image,
         QUESTION,
         max_tokens=args.gen_length,
         ignore_eos=True,
         vllm_xargs=xargs,
     )
-    response = requests.post(url + CHAT, json=body, timeout=REQUEST_SECONDS)
-    response.raise_for_status()
-    answer = response.json()
     return {**answer["usage"], **answer["kv_transfer_params"]["lladav"]}
 
 
@@ -75,28 +65,13 @@ def request_sizes(args: argparse.Namespace) -> tuple[int, int]:
     """Tokens of a request without and with pruning, canvas included."""
     from transformers import AutoTokenizer
 
-    from vllm_lladav.model.lladav.anyres import AnyresGeometry, num_visual_tokens
-    from vllm_lladav.model.lladav.config import register_config
-    from vllm_lladav.model.lladav.prompt import (
-        default_chat_template,
-        encode_with_images,
-    )
-    from vllm_lladav.pruning.params import num_kept
-    from vllm_lladav.tiny import ensure_checkpoint
+    from vllm_lladav.model.lladav.prompt import encode_with_images
 
-    register_config()
     tokenizer = AutoTokenizer.from_pretrained(ensure_checkpoint())
-    content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}],
-        chat_template=default_chat_template(),
-        tokenize=False,
-        add_generation_prompt=True,
-    )
     image_token_id = -1  # Any that no text has.
+    text = render_question(tokenizer)
     num_text = len(encode_with_images(tokenizer, text, image_token_id)) - 1
-    pinpoints = tuple((384 * a, 384 * b) for a in range(1, 7) for b in range(1, 7))
-    num_visual = num_visual_tokens(*IMAGE_SIZE, AnyresGeometry(pinpoints))
+    (num_visual,), _ = read_checkpoint(MODEL).visual([IMAGE_SIZE])
     rest = num_text + args.gen_length
     return rest + num_visual, rest + num_kept(num_visual, 1, args.rate)
 
@@ -110,9 +85,7 @@ def flood(
         Sampler(server, args.interval, with_memory=False) as sampler,
         ThreadPoolExecutor(count) as pool,
     ):
-        futures = [
-            pool.submit(ask, server.url, i, args, **fields) for i in range(count)
-        ]
+        futures = [pool.submit(ask, server, args, **fields) for _ in range(count)]
         answers = [future.result() for future in futures]
         seconds = time.monotonic() - start
     crowded = [sample.running for sample in sampler.samples if sample.waiting]
@@ -220,8 +193,7 @@ def main() -> None:
     for holds in args.holds:
         reports.append(measure(holds, args))
         show(reports[-1])
-    if args.output:
-        args.output.write_text(json.dumps(reports, indent=2))
+    write_figures(args, pools=reports)
     best = max(report["ratio"] for report in reports)
     if best < TARGET:
         raise SystemExit(f"at most {best:.2f} of the pruned capacity was reached")

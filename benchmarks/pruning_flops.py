@@ -9,322 +9,79 @@ without pruning:
 1. A counting pass adds up, in the worker, the floating-point operations of every
    matrix product, convolution and attention that runs, from the shapes that the
    kernels are called with. They are compared with the formula of
-   ``vllm_lladav/flops.py``, which must be within 2%.
+   ``vllm_lladav/tools/flops.py``, which must be within 2%.
 2. Timed passes take turns: unpruned, pruned, pruned, unpruned, ... The wall time is
    that of the whole request, image processing included.
 
 "Gain" is the share saved. Wall gain over FLOP gain says how much of the saved
-arithmetic is saved time; the table shows where the rest goes. For CPUs: it counts in
-vLLM's CPU kernels.
+arithmetic is saved time; the table shows where the rest goes. For CPUs
+(``flop_probe.py``).
 """
 
 import argparse
-import json
-import os
-import pickle
 import statistics
-import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import torch
-from common import machine, noise_image, parse_size
-from torch.utils._python_dispatch import TorchDispatchMode
+from common import MODEL_ARGUMENT, noise_images, parse_size, write_figures
+from engine import DEPLOYED, ask, engine_options
+from flop_probe import install_probe, start_request, take_figures
 
-from vllm_lladav.tools.flops import ModelShape, request_flops
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-# Functions are sent to the worker to install the probe there.
-os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
+from vllm_lladav.tools.capacity.request import Images, make_plan
+from vllm_lladav.tools.checkpoint import read_checkpoint
+from vllm_lladav.tools.engine import start_engine
+from vllm_lladav.tools.flops import Breakdown, request_flops
 
 LARGEST_DEVIATION = 0.02
 LARGEST_IMAGE_TOKENS = 4096
-QUESTION = "Please describe the image in detail."
-
-# --- in the worker ----------------------------------------------------------------
-
-
-class Probe(TorchDispatchMode):
-    """Seconds, and floating-point operations while it is entered, by phase (``first``
-    step or ``later``) and part of the model.
-
-    As a dispatch mode it sees torch's own products. What hides from it, vLLM's kernels
-    and what runs within vLLM's opaque operators, is wrapped where it is called.
-    """
-
-    def __init__(self) -> None:
-        # Not a global of this module: those are pickled for the worker.
-        from torch.utils.flop_counter import flop_registry
-
-        super().__init__()
-        self.formulas = flop_registry
-        self.is_counting = False
-        self.reset()
-
-    def reset(self) -> None:
-        self.seconds: Counter = Counter()
-        self.flops: Counter = Counter()
-        self.operators: Counter = Counter()
-        self.num_steps = 0
-        self.parts: list[str] = []
-        self.since = 0.0
-
-    @property
-    def key(self) -> tuple[str, str]:
-        phase = "first" if self.num_steps < 2 else "later"
-        return phase, self.parts[-1] if self.parts else "outside"
-
-    def part(self, name: str, function: Callable) -> Callable:
-        """``function``, whose time and operations are those of a part; time within
-        an inner part counts there only."""
-
-        @wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            self._turn()
-            self.parts.append(name)
-            self.num_steps += name == "decoder"
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._turn()
-                self.parts.pop()
-
-        return wrapper
-
-    def _turn(self) -> None:
-        now = time.perf_counter()
-        if self.parts:
-            self.seconds[self.key] += now - self.since
-        self.since = now
-
-    def kernel(self, function: Callable, formula: Callable) -> Callable:
-        """``function``, counted by ``formula`` of its result and arguments instead of
-        by what torch dispatches within it."""
-
-        @wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            is_counting, self.is_counting = self.is_counting, False
-            try:
-                result = function(*args, **kwargs)
-            finally:
-                self.is_counting = is_counting
-            if is_counting:
-                self.count(function.__name__, formula(result, *args, **kwargs))
-            return result
-
-        return wrapper
-
-    def count(self, operator: str, flops: int) -> None:
-        self.flops[self.key] += flops
-        self.operators[operator] += flops
-
-    def counted(self, function: Callable) -> Callable:
-        """``function``, with the dispatch mode on if this is a counting pass."""
-
-        @wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if not self.is_counting:
-                return function(*args, **kwargs)
-            with self:
-                return function(*args, **kwargs)
-
-        return wrapper
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        packet = func._overloadpacket
-        if packet not in self.formulas:
-            # Composite operators, such as matmul, hide the products.
-            with self:
-                result = func.decompose(*args, **kwargs)
-            if result is not NotImplemented:
-                return result
-        result = func(*args, **kwargs)
-        if self.is_counting:
-            formula = self.formulas.get(packet)
-            flops = formula(*args, **kwargs, out_val=result) if formula else 0
-            if flops or func.namespace != "aten":
-                self.count(str(packet), flops)
-        return result
-
-
-def linear_flops(result: Any, _: Any, x: Any, *args: Any, **kwargs: Any) -> int:
-    """Of ``onednn_mm(weight, x, ...)``."""
-    return 2 * x.numel() * result.shape[-1]
-
-
-def packed_linear_flops(result: Any, x: Any, *args: Any, **kwargs: Any) -> int:
-    """Of ``weight_packed_linear_cpu(x, ...)``."""
-    return 2 * x.numel() * result.shape[-1]
-
-
-def paged_attention_flops(result: Any, **kwargs: Any) -> int:
-    """Of ``cpu_attention_with_kv_cache``: rows and keys of each request, as the
-    kernel is told."""
-    assert not kwargs["causal"]
-    _, num_heads, head_dim = kwargs["query"].shape
-    rows = kwargs["query_start_loc"].diff()
-    products = int((rows.long() * kwargs["seq_lens"][: len(rows)].long()).sum())
-    return 4 * products * num_heads * head_dim
-
-
-def tile_attention_flops(
-    result: Any, query: Any, key: Any, value: Any, **kwargs: Any
-) -> int:
-    """Of ``scaled_dot_product_attention``: ``[..., rows, head_dim]``."""
-    return 2 * query.numel() * key.shape[-2] + 2 * result.numel() * key.shape[-2]
-
-
-def install_probe(worker: Any) -> None:
-    """Wrap what runs for a request."""
-    from vllm import _custom_ops as kernels
-
-    from vllm_lladav.worker import predictor
-    from vllm_lladav.worker.cpu_attention import SplitAttentionImpl
-    from vllm_lladav.worker.prune_pass import PrunePass
-
-    model, runner = worker.get_model(), worker.model_runner
-    probe = model.probe = Probe()
-    for owner, name, part in (
-        (model, "forward", "decoder"),
-        (model, "compute_vocab_logits", "head"),
-        (model.vision, "forward", "vision"),
-        (PrunePass, "after_layer", "pruning"),
-        (SplitAttentionImpl, "forward", "attention"),
-        (predictor, "greedy_tokens", "ranking"),
-        (predictor, "chosen_probability", "ranking"),
-    ):
-        setattr(owner, name, probe.part(part, getattr(owner, name)))
-    functional: Any = torch.nn.functional
-    for owner, name, formula in (
-        (kernels, "onednn_mm", linear_flops),
-        (kernels, "weight_packed_linear_cpu", packed_linear_flops),
-        (kernels, "cpu_attention_with_kv_cache", paged_attention_flops),
-        (functional, "scaled_dot_product_attention", tile_attention_flops),
-    ):
-        setattr(owner, name, probe.kernel(getattr(owner, name), formula))
-    for name in ("execute_model", "sample_tokens"):
-        setattr(runner, name, probe.counted(getattr(runner, name)))
-
-
-def start_request(worker: Any, is_counting: bool) -> None:
-    probe = worker.get_model().probe
-    probe.reset()
-    probe.is_counting = is_counting
-
-
-def take_figures(worker: Any) -> dict[str, Any]:
-    """Since :func:`start_request`; keys are ``phase part``."""
-    probe = worker.get_model().probe
-    probe.is_counting = False
-    return {
-        "steps": probe.num_steps,
-        "seconds": {" ".join(key): value for key, value in probe.seconds.items()},
-        "flops": {" ".join(key): value for key, value in probe.flops.items()},
-        "operators": dict(probe.operators),
-    }
-
-
-def describe_model(worker: Any) -> bytes:
-    """Its shape and the geometry of its tiles, pickled: vLLM would make dictionaries
-    of them."""
-    from vllm_lladav.model.lladav.vision import geometry_from_config
-
-    model = worker.get_model()
-    shape = ModelShape.from_config(model.config, model.padded_vocab_size)
-    return pickle.dumps((shape, geometry_from_config(model.config)))
-
-
-# --- in the front end -------------------------------------------------------------
 
 
 class Bench:
     """An engine with the probe, and the settings of all requests."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from vllm import LLM
-
         self.args = args
-        self.num_requests = 0
-        self.llm = LLM(
-            str(args.model),
-            dtype="float32",
-            max_model_len=LARGEST_IMAGE_TOKENS + args.gen_length,
-            max_num_seqs=1,
-            kv_cache_memory_bytes=1 << 28,
-            limit_mm_per_prompt={"image": 1},
-            additional_config={"lladav": {"plugin": "pruning"}},
+        options = engine_options(
+            LARGEST_IMAGE_TOKENS + args.gen_length, 1, kv_cache_memory_bytes=1 << 28
         )
+        self.llm = start_engine(args.model, DEPLOYED, **options)
         self.llm.collective_rpc(install_probe)
-        (description,) = self.llm.collective_rpc(describe_model)
-        self.shape, self.geometry = pickle.loads(description)
+        self.checkpoint = read_checkpoint(args.model)
+        self.shape = self.checkpoint.shape
         self.layer = args.layer or -(-self.shape.num_layers // 2)
 
     def run(
         self, size: tuple[int, int], rate: float, steps: int = 0, count: bool = False
     ) -> dict[str, Any]:
         """One request with a new image of noise. Times are in seconds."""
-        from vllm import SamplingParams
-
-        self.num_requests += 1
-        params = SamplingParams(
-            max_tokens=self.args.gen_length,
-            temperature=0,
-            ignore_eos=True,
-            detokenize=False,
-            extra_args={
-                "prune_rate": rate,
-                "prune_layer": self.layer,
-                "gen_length": self.args.gen_length,
-                "block_length": self.args.gen_length,
-                "steps": steps or self.args.steps,
-            },
-        )
-        content = [
-            {"type": "image_pil", "image_pil": noise_image(size, self.num_requests)},
-            {"type": "text", "text": QUESTION},
-        ]
+        images = noise_images(size, 1)
         self.llm.collective_rpc(start_request, args=(count,))
-        start = time.perf_counter()
-        (output,) = self.llm.chat(
-            [{"role": "user", "content": content}],
-            params,
-            use_tqdm=False,
+        run = ask(
+            self.llm,
+            [images],
+            self.args.gen_length,
+            prune_rate=rate,
+            prune_layer=self.layer,
+            block_length=self.args.gen_length,
+            steps=steps or self.args.steps,
         )
-        wall = time.perf_counter() - start
         (figures,) = self.llm.collective_rpc(take_figures)
-        prompt_len = len(output.prompt_token_ids or ())
-        return {"wall": wall, "prompt_len": prompt_len, **figures}
+        return {"wall": run.wall, "prompt_len": len(run.prompts[0]), **figures}
 
-    def formula(self, size: tuple[int, int], rate: float, prompt_len: int) -> Any:
+    def formula(self, size: tuple[int, int], rate: float, prompt_len: int) -> Breakdown:
         """The same request by the formula."""
-        from vllm_lladav.denoising.params import DenoisingParams
-        from vllm_lladav.denoising.plan import StepPlan
-        from vllm_lladav.model.lladav.anyres import num_visual_tokens, tile_layout
-        from vllm_lladav.pruning.params import PruneStage, PruningParams
-
-        stages = (PruneStage(1, self.layer, rate),) if rate else ()
-        length = self.args.gen_length
-        params = DenoisingParams(
-            gen_length=length,
-            block_length=length,
+        tokens, num_tiles = self.checkpoint.visual([size])
+        plan = make_plan(
+            Images(tokens, num_tiles),
+            text_tokens=prompt_len - sum(tokens),
+            gen_length=self.args.gen_length,
             steps=self.args.steps,
-            temperature=0.0,
-            remasking="low_confidence",
-            seed=None,
-            max_answer_tokens=length,
-            pruning=PruningParams(stages) if stages else None,
+            prune_rate=rate,
+            prune_layer=self.layer,
         )
-        columns, rows = tile_layout(size, self.geometry)
-        plan = StepPlan(params, prompt_len, (num_visual_tokens(*size, self.geometry),))
-        return request_flops(self.shape, plan, num_tiles=1 + rows * columns)
+        return request_flops(self.shape, plan, num_tiles)
 
 
 def counted_parts(figures: dict[str, Any]) -> dict[str, int]:
@@ -454,9 +211,7 @@ def main() -> None:
         epilog="With the defaults about 10 minutes on 2 quiet cores, half of them for "
         "counting; every further repeat adds 5. --image 384x384 takes about 3.",
     )
-    parser.add_argument(
-        "--model", type=Path, help="checkpoint; default: the mid-size random one"
-    )
+    parser.add_argument("--model", **MODEL_ARGUMENT)
     parser.add_argument(
         "--image",
         type=parse_size,
@@ -475,28 +230,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
 
-    if args.model is None:
-        from midsize import ensure_midsize
-
-        args.model = ensure_midsize()
-
     bench = Bench(args)
     reports = []
     for size in args.image:
         reports.append(measure(bench, size))
         show(reports[-1])
-    if args.output:
-        settings = {
-            name: getattr(args, name)
-            for name in ("gen_length", "steps", "rate", "repeats")
-        }
-        figures = {
-            "machine": machine(),
-            "settings": {**settings, "layer": bench.layer},
-            "model": asdict(bench.shape),
-            "images": reports,
-        }
-        args.output.write_text(json.dumps(figures, indent=2))
+    write_figures(args, layer=bench.layer, model=asdict(bench.shape), images=reports)
     worst = max(
         abs(report[name]["deviation"])
         for report in reports

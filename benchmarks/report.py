@@ -216,7 +216,13 @@ def report_file(path: Path) -> list[str]:
     lines = [f"## {title} ({path.name})", ""]
     try:
         figures = json.loads(path.read_text())
-        lines += facts("Machine", figures.get("machine", {}))
+        machine = figures.get("machine", {})
+        lines += facts("Machine", machine)
+        if str(machine.get("commit")).endswith("-dirty"):
+            lines += [
+                "**Taken with uncommitted changes: no commit has this code.**",
+                "",
+            ]
         lines += facts("Settings", figures.get("settings", {}))
         lines += write(figures, path.with_suffix(""))
     except (ValueError, KeyError, TypeError) as error:

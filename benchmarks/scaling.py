@@ -12,56 +12,45 @@ what is computed is ``Capacity.burst_seconds``. ``docs/capacity.md`` has the res
 """
 
 import argparse
-import json
-import os
 import statistics
-import time
 from dataclasses import asdict
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from calibration import Calibration, take_seconds
-from common import machine, noise_image
+from common import MODEL_ARGUMENT, noise_images, write_figures
+from engine import DEPLOYED, TEXT_TOKENS, ask, engine_options
 from scaling_cases import SWEEPS, Case, cases
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-# Functions are sent to the worker.
-os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
-# As `make serve` does.
-os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+from vllm_lladav.tools.capacity.engine import Engine
+from vllm_lladav.tools.capacity.machine import describe
+from vllm_lladav.tools.capacity.model import Capacity
+from vllm_lladav.tools.capacity.request import Images, make_plan
+from vllm_lladav.tools.capacity.step import step_parts
+from vllm_lladav.tools.checkpoint import read_checkpoint
+from vllm_lladav.tools.engine import start_engine
 
-QUESTION = "Please describe the image in detail."
-TEXT_TOKENS = 256  # Of a prompt without its visual tokens, at most.
 KV_BLOCK = 128  # Tokens per block on CPUs.
 DTYPE_BYTES = 4
-
-_seeds = count(1)
 
 
 class Bench:
     """An engine, the model's dimensions and the machine's figures."""
 
     def __init__(self, model: str, chosen: list[Case]) -> None:
-        from vllm import LLM
-
-        from vllm_lladav.tools.capacity.checkpoint import read_checkpoint
-
         self.checkpoint = read_checkpoint(model)
         lengths = {case: self.longest(case) for case in chosen}
         blocks = max(case.requests * -(-lengths[case] // KV_BLOCK) for case in chosen)
         self.budget = max(case.requests * lengths[case] for case in chosen)
         per_token = 2 * self.checkpoint.shape.num_layers * self._kv_width * DTYPE_BYTES
-        self.llm = LLM(
-            model,
-            dtype="float32",
-            max_model_len=max(lengths.values()) + 1,
-            max_num_seqs=max(8, *(case.requests for case in chosen)),
+        options = engine_options(
+            longest=max(lengths.values()) + 1,
+            num_requests=max(8, *(case.requests for case in chosen)),
             max_num_batched_tokens=self.budget,
             kv_cache_memory_bytes=(blocks + 1) * KV_BLOCK * per_token,
             limit_mm_per_prompt={"image": max(len(case.tiles) for case in chosen)},
         )
+        self.llm = start_engine(model, DEPLOYED, **options)
         self.calibration = Calibration(self.llm)
 
     @property
@@ -80,64 +69,39 @@ class Bench:
 
     def run(self, case: Case, steps: int) -> dict[str, Any]:
         """Seconds, and the request as it was."""
-        from vllm import SamplingParams
-
-        params = SamplingParams(
-            max_tokens=case.gen_length,
-            temperature=0,
-            ignore_eos=True,
-            detokenize=False,
-            extra_args={
-                "gen_length": case.gen_length,
-                "block_length": case.gen_length,
-                "steps": steps,
-                "cache": case.cache,
-                "refresh_interval": steps,
-            },
-        )
-        conversations = [
-            [{"role": "user", "content": self._content(case)}]
+        requests = [
+            [noise_images(size, 1)[0] for size in self.sizes(case)]
             for _ in range(case.requests)
         ]
         self.llm.collective_rpc(take_seconds)
-        start = time.perf_counter()
-        outputs = self.llm.chat(
-            conversations,
-            params,
-            use_tqdm=False,
-            mm_processor_kwargs={"image_mode": case.mode},
+        run = ask(
+            self.llm,
+            requests,
+            case.gen_length,
+            image_mode=case.mode,
+            block_length=case.gen_length,
+            steps=steps,
+            cache=case.cache,
+            refresh_interval=steps,
         )
-        wall = time.perf_counter() - start
         (seconds,) = self.llm.collective_rpc(take_seconds)
-        report = outputs[0].kv_transfer_params["lladav"]
-        assert report["denoising_steps"] == steps, report
+        assert run.steps == steps, run.reports
         return {
-            "seconds": wall,
-            "seconds_of_parts": {**seconds, "rest": wall - sum(seconds.values())},
-            "prompt_tokens": len(outputs[0].prompt_token_ids or ()),
-            "visual_tokens": report["visual_tokens"],
+            "seconds": run.wall,
+            "seconds_of_parts": {**seconds, "rest": run.wall - sum(seconds.values())},
+            "prompt_tokens": len(run.prompts[0]),
+            "visual_tokens": run.reports[0]["visual_tokens"],
         }
-
-    def _content(self, case: Case) -> list[dict[str, Any]]:
-        pictures = [
-            {"type": "image_pil", "image_pil": noise_image(size, next(_seeds))}
-            for size in self.sizes(case)
-        ]
-        return [*pictures, {"type": "text", "text": QUESTION}]
 
     def predict(
         self, case: Case, found: dict[str, Any], machine: Any
     ) -> dict[str, Any]:
         """Seconds by the capacity model, and by part."""
-        from vllm_lladav.tools.capacity.engine import Engine
-        from vllm_lladav.tools.capacity.model import Capacity
-        from vllm_lladav.tools.capacity.request import Images, make_plan
-        from vllm_lladav.tools.capacity.step import step_parts
-
         tokens, num_tiles = self.checkpoint.visual(self.sizes(case), case.mode)
         assert sum(tokens) == found["visual_tokens"], (tokens, found)
         plan = make_plan(
             Images(tokens, num_tiles),
+            num_layers=self.checkpoint.shape.num_layers,
             text_tokens=found["prompt_tokens"] - sum(tokens),
             gen_length=case.gen_length,
             steps=case.steps,
@@ -212,9 +176,7 @@ def main() -> None:
         description=__doc__.split("\n")[0],
         epilog="Runs on a quiet machine only mean something.",
     )
-    parser.add_argument(
-        "--model", help="alias or directory; default: the mid-size random checkpoint"
-    )
+    parser.add_argument("--model", **MODEL_ARGUMENT)
     parser.add_argument("--sweeps", nargs="+", choices=SWEEPS, default=list(SWEEPS))
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="fewer and smaller")
@@ -222,12 +184,6 @@ def main() -> None:
         "--output", type=Path, help="figures as JSON; a plot is written next to it"
     )
     args = parser.parse_args()
-    if args.model is None:
-        from midsize import ensure_midsize
-
-        args.model = str(ensure_midsize())
-    from vllm_lladav.tools.capacity.machine import describe
-
     chosen = [case for case in cases(args.quick) if case.sweep in args.sweeps]
     bench = Bench(args.model, chosen)
     rows = measure_all(bench, chosen, args.repeats)
@@ -239,16 +195,14 @@ def main() -> None:
         f"computed/measured: median {statistics.median(ratios):.2f}, "
         f"from {min(ratios):.2f} to {max(ratios):.2f}"
     )
+    write_figures(
+        args,
+        calibration=asdict(bench.calibration.machine()),
+        peaks=bench.calibration.peaks,
+        bandwidths=bench.calibration.bandwidths,
+        runs=rows,
+    )
     if args.output:
-        figures = {
-            "machine": machine(),
-            "calibration": asdict(bench.calibration.machine()),
-            "peaks": bench.calibration.peaks,
-            "bandwidths": bench.calibration.bandwidths,
-            "settings": {"quick": args.quick, "repeats": args.repeats},
-            "runs": rows,
-        }
-        args.output.write_text(json.dumps(figures, indent=1))
         from scaling_plot import draw
 
         draw(rows, args.output.with_suffix(".png"))

@@ -15,7 +15,6 @@ confidence decoding (``fast``) lives on.
 """
 
 import argparse
-import io
 import json
 import shlex
 import subprocess
@@ -30,12 +29,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import requests
-from common import machine, noise_image, parse_size
-from server import CHAT, VLLM, Sampler, Server, chat_body, serve, summarise
+from common import MODEL_ARGUMENT, noise_images, parse_size, with_environment
+from PIL import Image
+from server import CHAT, VLLM, Sampler, Server, serve, summarise
 
 from vllm_lladav.model.aliases import MODEL_ALIASES, resolve_alias
-from vllm_lladav.tools.eval.environment import environment
 
 PRESETS = ("exact", "pruned", "fast", "fast+pruned")
 PERCENTILES = (50, 95, 99)
@@ -164,15 +162,11 @@ def warm_up(server: Server, args: argparse.Namespace, run: Mapping[str, Any]) ->
     xargs = preset_xargs(run["preset"], args.prune_rate)
     xargs |= {"gen_length": 4, "block_length": 4, "steps": 4}
 
-    def ask(number: int) -> None:
-        png = io.BytesIO()
-        noise_image(args.image[0], 10_000 * run["seed"] + number).save(png, "PNG")
-        text = "Describe the picture."
-        body = chat_body(args.model, png.getvalue(), text, vllm_xargs=xargs)
-        requests.post(server.url + CHAT, json=body, timeout=600).raise_for_status()
+    def ask(image: Image.Image) -> None:
+        server.ask(args.model, image, "Describe the picture.", vllm_xargs=xargs)
 
     with ThreadPoolExecutor(run["concurrency"]) as pool:
-        list(pool.map(ask, range(run["concurrency"])))
+        list(pool.map(ask, noise_images(args.image[0], run["concurrency"])))
 
 
 def measure(
@@ -218,9 +212,7 @@ def show(row: Mapping[str, Any]) -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--model", default="lladav-tiny", help="name, path, alias, or mid (midsize.py)"
-    )
+    parser.add_argument("--model", **{**MODEL_ARGUMENT, "default": "lladav-tiny"})
     parser.add_argument("--tokenizer", help="default: the model's")
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
     parser.add_argument("--prune-rate", type=float, default=0.75)
@@ -251,10 +243,6 @@ def parse_args() -> argparse.Namespace:
     if parser.parse_known_args()[0].quick:
         parser.set_defaults(**QUICK)
     args = parser.parse_args()
-    if args.model == "mid":
-        from midsize import ensure_midsize
-
-        args.model = str(ensure_midsize())
     if args.tokenizer is None:
         alias = args.model in MODEL_ALIASES
         args.tokenizer = resolve_alias(args.model) if alias else args.model
@@ -270,14 +258,8 @@ def main() -> None:
         *("--max-num-batched-tokens", str(args.max_num_batched_tokens)),
         *args.server_args,
     ]
-    settings = {name: value for name, value in vars(args).items() if name != "results"}
-    report: dict[str, Any] = {
-        "machine": {**machine(), **environment()},
-        "settings": settings,
-        "server_flags": flags,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "runs": [],
-    }
+    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    report = with_environment(args, server_flags=flags, started=started, runs=[])
     log = args.results / "server.log"
     with TemporaryDirectory() as scratch, ExitStack() as stack:
         if args.pictures == "drawn":  # The client sends paths of what it is given.

@@ -20,10 +20,13 @@ from typing import Any
 
 import psutil
 import requests
+from common import png
+from PIL import Image
 
 VLLM = str(Path(sys.executable).with_name("vllm"))
 START_SECONDS = 600
 STOP_SECONDS = 30
+REQUEST_SECONDS = 600
 CHAT = "/v1/chat/completions"
 
 # vLLM on a CPU leaves one core to processes that are idle while a step runs.
@@ -56,6 +59,16 @@ class Server:
 
     def rss_bytes(self) -> int:
         return tree_rss_bytes(self.pid)
+
+    def ask(
+        self, model: str, image: Image.Image, text: str, **fields: Any
+    ) -> dict[str, Any]:
+        """The response to one picture and one question; raises for HTTP errors."""
+        body = chat_body(model, png(image), text, **fields)
+        response = requests.post(self.url + CHAT, json=body, timeout=REQUEST_SECONDS)
+        response.raise_for_status()
+        answer: dict[str, Any] = response.json()
+        return answer
 
     def wait_until_idle(self, seconds: float = 60) -> Counter:
         """Metrics once nothing runs and waits; as they are when time is up."""

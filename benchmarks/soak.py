@@ -32,7 +32,7 @@ from typing import Any
 
 import aiohttp
 import requests
-from common import machine
+from common import with_environment
 from serve_load import drawn_questions
 from server import (
     CHAT,
@@ -46,8 +46,6 @@ from server import (
     serve,
     summarise,
 )
-
-from vllm_lladav.tools.eval.environment import environment
 
 MODEL = "lladav-tiny"
 NUM_PICTURES = 100
@@ -253,19 +251,18 @@ def run(args: argparse.Namespace, log: Path) -> dict[str, Any]:
             )
         seconds = time.monotonic() - start
         left = leftovers(server, questions)
-    return {
-        "machine": {**machine(), **environment()},
-        "settings": {k: v for k, v in vars(args).items() if k != "output"},
-        "server_flags": flags,
-        "seconds": seconds,
-        "states": Counter(outcome.state for outcome in outcomes),
-        "kinds": by_kind(outcomes),
-        "failures": Counter(o.reason for o in outcomes if o.state == "failed"),
-        "memory": memory_growth(sampler.samples),
-        "leftovers": left,
+    return with_environment(
+        args,
+        server_flags=flags,
+        seconds=seconds,
+        states=Counter(outcome.state for outcome in outcomes),
+        kinds=by_kind(outcomes),
+        failures=Counter(o.reason for o in outcomes if o.state == "failed"),
+        memory=memory_growth(sampler.samples),
+        leftovers=left,
         **summarise(sampler.samples),
-        "rss_mb": [(round(s.seconds, 1), s.rss_bytes / 1e6) for s in sampler.samples],
-    }
+        rss_mb=[(round(s.seconds, 1), s.rss_bytes / 1e6) for s in sampler.samples],
+    )
 
 
 def show(report: dict[str, Any]) -> None:

@@ -11,22 +11,22 @@ their first steps, and the time until all were done.
 """
 
 import argparse
-import json
-import os
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
-from common import machine, noise_image, parse_size
+from common import (
+    MODEL_ARGUMENT,
+    noise_images,
+    parse_size,
+    render_question,
+    write_figures,
+)
+from engine import CORE_HERE, engine_options, sampling
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
-# The scheduler is observed in this process.
-os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+from vllm_lladav.tools.engine import engine_core, start_engine
 
-QUESTION = "Please describe the image in detail."
 CONTEXT = 2048
 
 
@@ -34,57 +34,21 @@ class Bench:
     """One engine; the limit is set on its scheduler between runs."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from vllm import LLM
-
         self.args = args
-        self.num_images = 0
-        self.llm = LLM(
-            str(args.model),
-            dtype="float32",
-            max_model_len=CONTEXT,
-            max_num_seqs=args.running + args.new,
-            max_num_batched_tokens=(args.running + args.new) * CONTEXT,
-            limit_mm_per_prompt={"image": 1},
-        )
-        self.scheduler: Any = self.llm.llm_engine.engine_core.engine_core.scheduler  # type: ignore[attr-defined]
-
-    def prompts(self, count: int) -> list[dict[str, Any]]:
-        """Rendered, with images that the engine has not seen."""
-        first, self.num_images = self.num_images, self.num_images + count
-        tokenizer = self.llm.get_tokenizer()
-        content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
-        from vllm_lladav.model.lladav.prompt import CHAT_TEMPLATE_FILE
-
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=CHAT_TEMPLATE_FILE.read_text(encoding="utf-8"),
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        return [
-            {
-                "prompt": text,
-                "multi_modal_data": {"image": noise_image(self.args.image, number)},
-            }
-            for number in range(first, first + count)
-        ]
+        options = engine_options(CONTEXT, args.running + args.new)
+        self.llm = start_engine(args.model, CORE_HERE, **options)
+        self.scheduler: Any = engine_core(self.llm).scheduler
+        self.prompt = render_question(self.llm.get_tokenizer())
 
     def add(self, names: list[str]) -> None:
-        from vllm import SamplingParams
-
-        params = SamplingParams(
-            max_tokens=self.args.gen_length,
-            temperature=0,
-            ignore_eos=True,
-            detokenize=False,
-            extra_args={
-                "gen_length": self.args.gen_length,
-                "block_length": self.args.gen_length,
-                "cache": "dual",
-                "refresh_interval": self.args.gen_length,
-            },
+        """Queue requests with images that the engine has not seen."""
+        length = self.args.gen_length
+        params = sampling(
+            length, block_length=length, cache="dual", refresh_interval=length
         )
-        for name, prompt in zip(names, self.prompts(len(names)), strict=True):
+        images = noise_images(self.args.image, len(names))
+        for name, image in zip(names, images, strict=True):
+            prompt = {"prompt": self.prompt, "multi_modal_data": {"image": image}}
             self.llm.llm_engine.add_request(name, prompt, params)
 
     def run(self, limit: int) -> dict[str, Any]:
@@ -136,7 +100,7 @@ def show(row: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, help="default: the mid-size random one")
+    parser.add_argument("--model", **MODEL_ARGUMENT)
     parser.add_argument("--running", type=int, default=4)
     parser.add_argument("--new", type=int, default=4)
     parser.add_argument("--gen-length", type=int, default=32)
@@ -145,22 +109,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
-    if args.model is None:
-        from midsize import ensure_midsize
-
-        args.model = ensure_midsize()
     bench = Bench(args)
     bench.run(args.limits[0])  # Kernels are prepared for these shapes.
     rows = [bench.run(limit) for _ in range(args.repeats) for limit in args.limits]
     for row in rows:
         show(row)
-    if args.output:
-        settings = {
-            name: getattr(args, name)
-            for name in ("running", "new", "gen_length", "image")
-        }
-        figures = {"machine": machine(), "settings": settings, "runs": rows}
-        args.output.write_text(json.dumps(figures, indent=2))
+    write_figures(args, runs=rows)
 
 
 if __name__ == "__main__":

@@ -24,21 +24,17 @@ behind it, only the sums over a step mean something.
 
 import argparse
 import json
-import os
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
-from common import machine, noise_image, parse_size
+from common import MODEL_ARGUMENT, noise_images, parse_size, write_figures
+from engine import CORE_HERE, DEPLOYED, ask, ask_without_images, engine_options
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-# Functions are sent to the worker to install the timers there.
-os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
-os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+from vllm_lladav.tools.engine import engine_core, start_engine
 
-QUESTION = "Please describe the image in detail."
+PROMPT_TOKENS = 130  # Of requests without an image.
 WORKER_PARTS = ("model", "vision", "head", "sampling", "inputs")
 ARITHMETIC = ("model", "vision", "head")
 
@@ -93,7 +89,7 @@ class SchedulerTimer:
 
     def __init__(self, llm: Any) -> None:
         self.seconds = 0.0
-        scheduler = llm.llm_engine.engine_core.engine_core.scheduler
+        scheduler = engine_core(llm).scheduler
         for name in ("schedule", "update_from_output"):
             setattr(scheduler, name, self._timed(getattr(scheduler, name)))
 
@@ -129,20 +125,16 @@ class Bench:
     """An engine with timers, and the settings of all requests."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        import vllm
-
         self.args = args
-        self.num_images = 0
-        self.llm = vllm.LLM(
-            str(args.model),
+        options = engine_options(
+            args.max_model_len,
+            max(args.requests),
             dtype=args.dtype,
-            max_model_len=args.max_model_len,
-            max_num_batched_tokens=max(args.requests) * args.max_model_len,
-            max_num_seqs=max(args.requests),
             # In a process of its own the worker gets its threads as in a server.
             distributed_executor_backend="mp",
-            additional_config={"lladav": {"plugin": "pruning", "prune_rate": 0}},
         )
+        environment = DEPLOYED if args.deployed else CORE_HERE
+        self.llm = start_engine(args.model, environment, **options)
         self.llm.collective_rpc(install_timers)
         self.scheduler = None if args.deployed else SchedulerTimer(self.llm)
 
@@ -165,44 +157,22 @@ class Bench:
         }
 
     def _run(self, num_requests: int) -> dict[str, float]:
-        from vllm import SamplingParams
-
-        params = SamplingParams(
-            max_tokens=self.args.gen_length,
-            temperature=0,
-            ignore_eos=True,
-            detokenize=False,
-            extra_args={"gen_length": self.args.gen_length, **self.args.xargs},
-        )
-        numbers = range(num_requests)
+        args = self.args
+        images = noise_images(args.image, num_requests) if args.image else []
         self._take()
-        if self.args.image:
-            conversations = [self._conversation() for _ in numbers]
-            start = time.perf_counter()
-            self.llm.chat(conversations, params, use_tqdm=False)
+        if images:
+            requests = [[image] for image in images]
+            run = ask(self.llm, requests, args.gen_length, **args.xargs)
         else:
-            prompts = [
-                {"prompt_token_ids": [100 + (7 * i + j) % 250 for j in range(130)]}
-                for i in numbers
-            ]
-            start = time.perf_counter()
-            self.llm.generate(prompts, params, use_tqdm=False)
-        wall = time.perf_counter() - start
+            run = ask_without_images(
+                self.llm, num_requests, PROMPT_TOKENS, args.gen_length, **args.xargs
+            )
         worker, scheduling = self._take()
-        return {"steps": worker["steps"], **split(wall, worker, scheduling)}
+        return {"steps": worker["steps"], **split(run.wall, worker, scheduling)}
 
     def _take(self) -> tuple[dict[str, float], float | None]:
         (worker,) = self.llm.collective_rpc(take_seconds)
         return worker, self.scheduler.take() if self.scheduler else None
-
-    def _conversation(self) -> list[dict[str, Any]]:
-        self.num_images += 1
-        picture = noise_image(self.args.image, self.num_images)
-        content = [
-            {"type": "image_pil", "image_pil": picture},
-            {"type": "text", "text": QUESTION},
-        ]
-        return [{"role": "user", "content": content}]
 
 
 def show(row: dict[str, Any]) -> None:
@@ -217,11 +187,7 @@ def show(row: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--model",
-        default="lladav-random",
-        help="name, path, alias, or mid (midsize.py)",
-    )
+    parser.add_argument("--model", **{**MODEL_ARGUMENT, "default": "lladav-random"})
     parser.add_argument("--requests", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--gen-length", type=int, default=32)
     parser.add_argument(
@@ -238,22 +204,12 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
-    settings = {k: v for k, v in vars(args).items() if k != "output"}
-    if not args.deployed:
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    if args.model == "mid":
-        from midsize import ensure_midsize
-
-        args.model = ensure_midsize()
-
     bench = Bench(args)
     rows = []
     for number in args.requests:
         rows.append(bench.measure(number))
         show(rows[-1])
-    if args.output:
-        figures = {"machine": machine(), "settings": settings, "steps": rows}
-        args.output.write_text(json.dumps(figures, indent=2))
+    write_figures(args, steps=rows)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ vLLM's process-wide state under the others: they are kept until all tests are do
 (see ``conftest.py``).
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,13 +15,14 @@ from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
-from vllm import LLM, SamplingParams, envs
+from vllm import SamplingParams
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
 from tests.golden.cases import GoldenCase, cache_args, is_prompt_cache, pruning_args
 from vllm_lladav.denoising.canvas import Canvas
 from vllm_lladav.scheduler.scheduler import DenoisingScheduler
+from vllm_lladav.tools.engine import denoising_state, engine_core, start_engine
 from vllm_lladav.worker.scoring import Pruned
 from vllm_lladav.worker.state import DenoisingState
 
@@ -31,12 +31,6 @@ KV_BLOCK = 128
 
 KV_BLOCK_BYTES = 4 * 2 * 128 * 4 * KV_BLOCK
 """Of the tiny checkpoint: layers, K and V, hidden size, float32."""
-
-_IN_PROCESS = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # Binding threads to cores would bind every process started from this one.
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-}
 
 
 def is_servable(case: GoldenCase) -> bool:
@@ -126,13 +120,9 @@ class Engine:
             "dtype": "float32",
             "kv_cache_memory_bytes": 1 << 28,
             "max_num_seqs": 16,
-            "additional_config": {"lladav": {"plugin": "pruning"}},
         }
-        envs.disable_envs_cache()
-        with patch.dict(os.environ, _IN_PROCESS):
-            self.llm = LLM(str(model), **{**defaults, **options})
-        envs.disable_envs_cache()
-        self.core: Any = self.llm.llm_engine.engine_core.engine_core  # type: ignore[attr-defined]
+        self.llm = start_engine(model, **{**defaults, **options})
+        self.core = engine_core(self.llm)
         self.scheduler: DenoisingScheduler = self.core.scheduler
         self.answers: dict[str, Answer] = {}
         self._num_added = 0
@@ -142,15 +132,11 @@ class Engine:
 
     @property
     def model(self) -> Any:
-        return self._model_runner.model
+        return self.core.model_executor.driver_worker.worker.get_model()
 
     @property
     def state(self) -> DenoisingState:
-        return self._model_runner.model_state
-
-    @property
-    def _model_runner(self) -> Any:
-        return self.core.model_executor.driver_worker.worker.model_runner
+        return denoising_state(self.llm)
 
     @property
     def held_blocks(self) -> dict[str, int]:

@@ -12,7 +12,7 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from vllm_lladav.denoising.marks import FinishMark, StepReport
-from vllm_lladav.denoising.params import STOPS_KEY, denoising_params
+from vllm_lladav.denoising.params import denoising_params
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.scheduler.kv_blocks import shrink
 from vllm_lladav.scheduler.progress import Progress
@@ -171,7 +171,5 @@ def _finish_status(
         return RequestStatus.FINISHED_LENGTH_CAPPED, None
     if mark == FinishMark.END_TOKEN:
         return RequestStatus.FINISHED_STOPPED, None
-    assert request.sampling_params is not None
-    assert request.sampling_params.extra_args is not None
-    stops = request.sampling_params.extra_args[STOPS_KEY]
+    stops = denoising_params(request.sampling_params).stops
     return RequestStatus.FINISHED_STOPPED, stops[FinishMark.STOP_STRING - mark]

@@ -28,7 +28,7 @@ from vllm.v1.engine import EngineCoreEventType
 from vllm.v1.request import Request, RequestStatus
 
 from vllm_lladav.denoising.plan import Step
-from vllm_lladav.options.server import ServerConfig
+from vllm_lladav.options.reading import server_of
 from vllm_lladav.scheduler.batch import Batch
 from vllm_lladav.scheduler.output import DenoisingOutput
 
@@ -42,7 +42,7 @@ class DenoisingScheduler(DenoisingOutput):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._full_step_tokens = ServerConfig.of(self.vllm_config).full_step_tokens
+        self._full_step_tokens = server_of(self.vllm_config).full_step_tokens
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         """Run every running request and admit what fits.

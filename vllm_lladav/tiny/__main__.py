@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m vllm_lladav.tiny OUT [--preset mid] [--gain ID:FACTOR]``."""
+"""Writes a random checkpoint: ``python -m vllm_lladav.tiny OUT [--preset mid] ...``."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ from vllm_lladav.tiny.presets import PRESETS
 
 
 def parse_gain(text: str) -> tuple[int, float]:
-    """Parse ``ID:FACTOR``."""
+    """Parse ``ID:FACTOR``: a token id and the factor of its row of ``lm_head``."""
     token_id, _, factor = text.partition(":")
     return int(token_id), float(factor)
 

@@ -1,25 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The random checkpoint in the user's cache directory."""
+"""Random checkpoints in the user's cache directory, written on first use."""
 
 import os
 import tempfile
 from pathlib import Path
 
 CONTENT_VERSION = "9812e762ff65"
-"""Start of :func:`~vllm_lladav.tiny.checkpoint.content_digest` of the checkpoint.
+"""Start of :func:`~vllm_lladav.tiny.checkpoint.content_digest` of the preset ``tiny``.
 
-Part of the directory's name, so that a change of the content gets a new directory.
+Part of the directories' names, so that a change of what is written gets new ones.
 """
 
+_NAMES = {"tiny": "lladav-random", "mid": "lladav-mid"}
 
-def ensure_checkpoint() -> Path:
-    """Return the directory of the random checkpoint; write it on the first call.
+
+def ensure_checkpoint(preset: str = "tiny") -> Path:
+    """Return the directory of a random checkpoint; write it on the first call.
 
     The directory appears by renaming a finished one: it is complete whenever it
     exists, and of several processes that write at the same time the first one wins.
+
+    Args:
+        preset: ``tiny`` (67 MB) or ``mid`` (0.3 GB, for benchmarks: wide enough that
+            arithmetic, not Python, takes the time of a step).
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    target = cache / "vllm-lladav" / f"lladav-random-{CONTENT_VERSION}"
+    target = cache / "vllm-lladav" / f"{_NAMES[preset]}-{CONTENT_VERSION}"
     if target.is_dir():
         return target
 
@@ -29,7 +35,7 @@ def ensure_checkpoint() -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".writing-") as scratch:
         written = Path(scratch, target.name)
-        write_checkpoint(written)
+        write_checkpoint(written, preset)
         try:
             written.rename(target)
         except OSError:

@@ -38,7 +38,7 @@ _OTHER = {
 
 
 def model_config(size: ModelSize, torch_dtype: str) -> dict[str, Any]:
-    """``config.json`` with the keys of the official checkpoint."""
+    """The content of ``config.json``, with the keys of the official checkpoint."""
     decoder = {
         "attention_bias": False,
         "attention_dropout": 0.0,
@@ -86,7 +86,7 @@ def model_config(size: ModelSize, torch_dtype: str) -> dict[str, Any]:
 
 
 def generation_config() -> dict[str, Any]:
-    """``generation_config.json``."""
+    """The content of ``generation_config.json``."""
     return {
         "_from_model_config": True,
         "bos_token_id": STARTOFTEXT_ID,
@@ -95,7 +95,8 @@ def generation_config() -> dict[str, Any]:
 
 
 def vision_config(size: ModelSize) -> dict[str, Any]:
-    """``config.json`` of the SigLIP model that ``mm_vision_tower`` names."""
+    """The content of ``config.json`` of the SigLIP model that ``mm_vision_tower``
+    names."""
     return {
         "architectures": ["SiglipModel"],
         "model_type": "siglip",

@@ -39,6 +39,7 @@ class ModelSize:
 
     @property
     def head_dim(self) -> int:
+        """Width of a decoder's attention head."""
         return self.hidden_size // self.num_heads
 
 

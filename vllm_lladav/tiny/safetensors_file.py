@@ -23,7 +23,8 @@ ITEM_SIZE: Mapping[DType, int] = {"bf16": 2, "f32": 4}
 def write_safetensors(
     path: Path, tensors: Mapping[str, Float32Array], dtype: DType
 ) -> None:
-    """Write ``tensors``, sorted by name. For "bf16" they lie on the bfloat16 grid."""
+    """Write ``tensors`` to a file, sorted by name. For "bf16" their values must lie on
+    the bfloat16 grid."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in sorted(tensors.items()):

@@ -116,7 +116,7 @@ def special_tokens() -> dict[int, str]:
 
 
 def tokenizer_json() -> dict[str, Any]:
-    """``tokenizer.json``."""
+    """The content of ``tokenizer.json``."""
     tokens, merges = ordinary_tokens()
     return {
         "version": "1.0",
@@ -144,7 +144,7 @@ def tokenizer_json() -> dict[str, Any]:
 
 
 def tokenizer_config() -> dict[str, Any]:
-    """``tokenizer_config.json``."""
+    """The content of ``tokenizer_config.json``."""
     return {
         "add_bos_token": False,
         "add_eos_token": False,
@@ -170,7 +170,7 @@ def tokenizer_config() -> dict[str, Any]:
 
 
 def special_tokens_map() -> dict[str, Any]:
-    """``special_tokens_map.json``."""
+    """The content of ``special_tokens_map.json``."""
     return {
         "additional_special_tokens": list(_ADDITIONAL_SPECIAL_TOKENS),
         "bos_token": _named_token(STARTOFTEXT),

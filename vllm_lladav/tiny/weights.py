@@ -46,7 +46,7 @@ tokens than the official code."""
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor: bell-shaped values around ``mean``."""
+    """Name, shape and distribution of a tensor: bell-shaped values around ``mean``."""
 
     name: str
     shape: tuple[int, ...]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``vllm-lladav``: what ``vllm serve`` does not offer."""
+"""The command ``vllm-lladav`` and its subcommands."""
 
 import argparse
 import sys
@@ -12,7 +12,11 @@ from vllm_lladav.tools.inspect import cli as inspect_cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Run the command; returns its exit code.
+
+    Args:
+        argv: arguments without the command's name; those of the process by default.
+    """
     parser = argparse.ArgumentParser(
         prog="vllm-lladav", description="Tools around LLaDA-V in vLLM."
     )

@@ -1,67 +1,93 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An engine in this process whose requests can be observed."""
+"""Starts ``vllm.LLM`` with this plugin's pruning, and reaches into it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_lladav.options.server import ADDITIONAL_CONFIG_KEY
+from vllm_lladav.options.reading import ADDITIONAL_CONFIG_KEY
 
 if TYPE_CHECKING:
     from vllm import LLM
 
-_IN_PROCESS = {
-    # The observer is called in the worker: it has to live here.
+IN_PROCESS: Mapping[str, str] = {
+    # An observer is called in the worker: it has to live in this process.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     # Binding threads to cores would bind the rest of this process, too.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
+"""Environment variables of an engine that runs in this process."""
 
 
-def start_engine(model: str | Path, **options: Any) -> "LLM":
-    """An engine whose requests can be observed; by default for one at a time.
+def start_engine(
+    model: str | Path, environment: Mapping[str, str] = IN_PROCESS, **options: Any
+) -> "LLM":
+    """Start an engine with ``--plugin pruning``; by default in this process.
 
     Args:
         model: name, directory or alias (``lladav``, ``lladav-tiny``, ...).
-        options: of ``vllm.LLM``, over the ones that are set here.
+        environment: variables that are set while the engine starts. With none, engine
+            core and workers run in processes of their own, as in a server.
+        options: of ``vllm.LLM``; ``additional_config`` replaces the one set here.
     """
-    with _environment(_IN_PROCESS):
+    with _environment(environment):
         from vllm import LLM, envs
 
-        defaults: dict[str, Any] = {
-            "max_num_seqs": 1,
-            # For a single request, capturing graphs takes longer than it saves.
-            "enforce_eager": True,
-            "additional_config": {ADDITIONAL_CONFIG_KEY: {"plugin": "pruning"}},
-        }
+        plugin = {ADDITIONAL_CONFIG_KEY: {"plugin": "pruning"}}
         # vLLM may have cached its environment before we changed it.
         envs.disable_envs_cache()
-        llm = LLM(str(model), **{**defaults, **options})
+        llm = LLM(str(model), **{"additional_config": plugin, **options})
     envs.disable_envs_cache()
     return llm
 
 
+@contextmanager
+def running_engine(
+    model: str | Path, environment: Mapping[str, str] = IN_PROCESS, **options: Any
+) -> Iterator["LLM"]:
+    """The engine of :func:`start_engine`, shut down after the ``with`` block."""
+    llm = start_engine(model, environment, **options)
+    try:
+        yield llm
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+
+
+def engine_core(llm: "LLM") -> Any:
+    """vLLM's engine core (scheduler and executor) of an engine in this process.
+
+    Raises:
+        ValueError: if it is in another process.
+    """
+    try:
+        return llm.llm_engine.engine_core.engine_core  # type: ignore[attr-defined]
+    except AttributeError:
+        raise ValueError(_NOT_HERE) from None
+
+
 def denoising_state(llm: "LLM") -> Any:
-    """The worker's state of an engine in this process, to be observed.
+    """The worker's ``DenoisingState`` of an engine in this process, to be observed.
 
     Raises:
         ValueError: if the worker is in another process.
     """
     try:
-        core: Any = llm.llm_engine.engine_core.engine_core  # type: ignore[attr-defined]
-        worker = core.model_executor.driver_worker.worker
+        worker = engine_core(llm).model_executor.driver_worker.worker
     except AttributeError:
-        raise ValueError(
-            "requests can be observed in an engine with one worker in this process "
-            "only (VLLM_ENABLE_V1_MULTIPROCESSING=0)"
-        ) from None
+        raise ValueError(_NOT_HERE) from None
     return worker.model_runner.model_state
 
 
+_NOT_HERE = (
+    "requests can be observed in an engine with one worker in this process "
+    "only (VLLM_ENABLE_V1_MULTIPROCESSING=0)"
+)
+
+
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

@@ -101,27 +101,15 @@ class PrunePass:
             return None
         kept = select_all(list(due.values()), seen.attention.num_heads)
         seconds = (time.perf_counter() - started) / len(due)
-        left = {
-            index: scoring.prune(kept_visual, seconds)
-            for (index, scoring), kept_visual in zip(due.items(), kept, strict=True)
-        }
-        rows = self._rows(offsets, left)
+        # A batch may be padded behind its requests.
+        stays = torch.ones(int(offsets[-1]), dtype=torch.bool, device=seen.key.device)
+        for (index, scoring), visual in zip(due.items(), kept, strict=True):
+            request_stays = scoring.prune(visual, seconds)
+            sequences = slice(offsets[index], offsets[index + 1])
+            stays[sequences] = request_stays.repeat(scoring.request.num_sequences)
+        rows = stays.nonzero()[:, 0]
         self._attend_shortened(rows, list(due))
         return rows
-
-    def _rows(self, offsets: np.ndarray, left: dict[int, torch.Tensor]) -> torch.Tensor:
-        """The rows of the batch that stay: all but those of requests that have only
-        the positions in ``left``."""
-        rows = []
-        for index, request in enumerate(self.requests):
-            first, end = int(offsets[index]), int(offsets[index + 1])
-            length = (end - first) // request.num_sequences
-            positions = left.get(index)
-            if positions is None:
-                positions = torch.arange(length, device=request.visual.device)
-            for number in range(request.num_sequences):
-                rows.append(positions + first + number * length)
-        return torch.cat(rows)
 
     def _attend_shortened(self, rows: torch.Tensor, due: list[int]) -> None:
         """Compact the K/V of the layers so far of the requests that are due, and let

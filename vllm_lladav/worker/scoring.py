@@ -136,8 +136,8 @@ class Scoring:
         )
 
     def prune(self, kept: torch.Tensor, seconds: float) -> torch.Tensor:
-        """End the stage that is due: tell the request, and return the positions that
-        stay, ``[n - dropped]``, int64, ascending."""
+        """End the stage that is due: tell the request, and return which of its
+        positions stay, ``[n]``, bool."""
         request = self.request
         assert self.scores is not None
         stays = torch.ones(len(request), dtype=torch.bool, device=kept.device)
@@ -148,7 +148,7 @@ class Scoring:
         request.keep_visual(Pruned(stage, self.scores, kept, positions, seconds))
         # The next stage of this step looks anew.
         self.scores, self._num_observed = None, 0
-        return positions
+        return stays
 
 
 def select_all(due: Sequence[Scoring], num_heads: int) -> list[torch.Tensor]:

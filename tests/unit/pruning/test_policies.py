@@ -168,8 +168,9 @@ def test_uniform(length: int, data: st.DataObject):
     view = replace(view_of(SHAPES[0]), visual=torch.arange(length), num_kept=num_kept)
     kept = policy_of("uniform").score(view).nonzero()[:, 0]
     assert len(kept) == num_kept
-    gaps = kept.diff().tolist()
-    assert not gaps or max(gaps) - min(gaps) <= 1
+    assert kept[0] == 0
+    gaps = [*kept.diff().tolist(), length - int(kept[-1])]
+    assert max(gaps) - min(gaps) <= 1
 
 
 def test_nothing_but_scores_needs_torch():

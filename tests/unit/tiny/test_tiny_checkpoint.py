@@ -128,10 +128,10 @@ class TestEnsureCheckpoint:
         """Write one file instead of 67 MB, and count how often."""
         self.written: list[Path] = []
 
-        def write_checkpoint(directory: Path) -> None:
+        def write_checkpoint(directory: Path, preset: str) -> None:
             self.written.append(directory)
             directory.mkdir()
-            (directory / "config.json").write_text("{}")
+            (directory / "config.json").write_text(preset)
 
         monkeypatch.setattr(tiny, "write_checkpoint", write_checkpoint)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -145,6 +145,14 @@ class TestEnsureCheckpoint:
         assert list(self.parent.iterdir()) == [path]
         assert len(self.written) == 1
 
+    @pytest.mark.parametrize(
+        "preset, name", [("tiny", "lladav-random"), ("mid", "lladav-mid")]
+    )
+    def test_each_preset_has_a_directory(self, preset: str, name: str) -> None:
+        path = ensure_checkpoint(preset)
+        assert path == self.parent / f"{name}-{cache.CONTENT_VERSION}"
+        assert (path / "config.json").read_text() == preset
+
     def test_default_place_is_below_the_home_directory(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
@@ -155,7 +163,7 @@ class TestEnsureCheckpoint:
     def test_interrupted_writer_leaves_nothing(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fail(directory: Path) -> None:
+        def fail(directory: Path, preset: str) -> None:
             directory.mkdir()
             raise KeyboardInterrupt
 

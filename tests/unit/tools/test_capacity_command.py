@@ -12,13 +12,13 @@ import pytest
 from safetensors import safe_open
 
 from vllm_lladav.tools import command
-from vllm_lladav.tools.capacity.checkpoint import PRESETS, read_checkpoint
 from vllm_lladav.tools.capacity.engine import (
     LOGITS_TILE_BYTES,
     TILES_PER_FORWARD,
     Engine,
 )
 from vllm_lladav.tools.capacity.model import CONCURRENCY
+from vllm_lladav.tools.checkpoint import PRESETS, read_checkpoint
 from vllm_lladav.tools.flops import ModelShape
 
 EIGHT = PRESETS["8b"]
@@ -113,10 +113,16 @@ def test_json(capsys):
         (["--gpu", "h100", "--machine", "share=60"], "share must be above 0 and at mo"),
         (["--gpu", "h100", "--machine", "overhead=-1"], "overhead must be at least 0"),
         (["--gpu", "h100", "--dtype-bytes", "4"], "is that of bfloat16"),
-        (["--gpu", "h100", "--gen-length", "0"], "gen_length must be at least 1: 0"),
-        (["--gpu", "h100", "--block-length", "7"], "block_length must be a divisor"),
+        (
+            ["--gpu", "h100", "--gen-length", "0"],
+            "gen_length must be an integer of at least 1",
+        ),
+        (
+            ["--gpu", "h100", "--gen-length", "128", "--block-length", "7"],
+            "block_length must be a divisor",
+        ),
         (["--gpu", "h100", "--block-length", "32", "--steps", "7"], "steps must be a"),
-        (["--gpu", "h100", "--prune-rate", "1"], "prune_rate must be at least 0 and"),
+        (["--gpu", "h100", "--prune-rate", "1"], "prune_rate must be at least 0 (off)"),
         (["--gpu", "h100", "--prune-layer", "33"], "prune_layer must be at most 32"),
         (["--gpu", "h100", "--concurrency", "0"], "concurrency must be at least 1: 0"),
         (["--gpu", "h100", "--tensor-parallel-size", "3"], "must divide the 32 heads"),

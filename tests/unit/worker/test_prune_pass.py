@@ -209,7 +209,7 @@ def test_what_a_policy_sees():
         FakeRequest(list(range(12)), 10, images, pruning, num_sequences=2),
     ]
     attentions = [FakeAttention() for _ in range(NUM_LAYERS)]
-    left, rows_left = torch.arange(32), []
+    left, rows_left = torch.arange(35), []  # 3 rows of padding.
     context = SimpleNamespace(attn_metadata=None, slot_mapping=None)
     inputs = AttentionInputs({}, torch.arange(32))
     with (

@@ -1,32 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the model is served: what of it one rank holds and reads."""
+"""An engine's options, and the bytes that one of its ranks holds and reads.
+
+A rank is one worker of ``--tensor-parallel-size``. Bytes are floats: shares of ranks
+need not be whole.
+"""
 
 from dataclasses import dataclass
 
-from vllm_lladav.options.server import ServerConfig
+from vllm_lladav.options.options import ServerOptions
 from vllm_lladav.tools.flops import ModelShape, VisionShape
 
 LOGITS_TILE_BYTES = 32 << 20
-"""Float32 logits that exist at once (``worker/predictor.py``)."""
+"""Bytes of float32 logits that exist at once: as in ``worker/predictor.py``, which a
+test compares (importing it would load torch)."""
 
 TILES_PER_FORWARD = 32
-"""Image tiles that go through the tower at once (``model/lladav/vision.py``)."""
+"""Most image tiles in one forward pass of the vision tower: as in
+``model/lladav/vision.py``, which a test compares."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """
+    """A model and the options of the engine that serves it.
+
     Attributes:
-        shape: of the checkpoint.
-        max_batched_tokens: in a step (``--max-num-batched-tokens``).
-        max_seqs: in a step (``--max-num-seqs``).
-        dtype_bytes: of a weight, of an activation, and of a K or V.
-        tensor_parallel: ranks that share a model.
-        block_size: KV slots of a block.
+        shape: dimensions of the model.
+        max_batched_tokens: most tokens in a step (``--max-num-batched-tokens``).
+        max_seqs: most sequences in a step (``--max-num-seqs``).
+        dtype_bytes: bytes of one weight, activation, or element of K or V.
+        tensor_parallel: number of ranks that share the model.
+        block_size: tokens whose K/V a KV block holds.
         full_step_tokens: most tokens of full steps in a step with cached ones; 0 is
             no limit (``--full-step-tokens``).
-        memory_share: of a rank's memory that vLLM uses
+        memory_share: share of a rank's memory that vLLM uses
             (``--gpu-memory-utilization``).
+
+    Raises:
+        ValueError: naming the attribute that is out of range.
     """
 
     shape: ModelShape
@@ -35,7 +45,7 @@ class Engine:
     dtype_bytes: int = 2
     tensor_parallel: int = 1
     block_size: int = 16
-    full_step_tokens: int = ServerConfig.full_step_tokens
+    full_step_tokens: int = ServerOptions.full_step_tokens
     memory_share: float = 0.92
 
     def __post_init__(self) -> None:
@@ -62,19 +72,20 @@ class Engine:
     # ------------------------------------------------------------- bytes, one rank
     @property
     def decoder_bytes(self) -> float:
-        """Matrices of all decoder layers: what a step reads."""
+        """Bytes of the decoder layers' matrices on a rank. Every step reads them."""
         elements = self.shape.num_layers * self.shape.layer_weights
         return elements * self.dtype_bytes / self.tensor_parallel
 
     @property
     def head_bytes(self) -> float:
-        """Of the LM head; the token embedding is as large."""
+        """Bytes of the LM head's weights on a rank. The token embedding is as large."""
         elements = self.shape.hidden_size * self.shape.vocab_rows
         return elements * self.dtype_bytes / self.tensor_parallel
 
     @property
     def tower_bytes(self) -> float:
-        """Of the vision tower, and of the projector, which every rank has."""
+        """Bytes of vision tower and projector on a rank. The tower is split between the
+        ranks, the projector is not."""
         vision = self.shape.vision
         if vision is None:
             return 0
@@ -85,30 +96,37 @@ class Engine:
 
     @property
     def weight_bytes(self) -> float:
-        """Of all matrices. Norms and biases are left out: less than 0.1%."""
+        """Bytes of all weight matrices on a rank. Norms and biases, less than 0.1%, are
+        left out."""
         return self.decoder_bytes + 2 * self.head_bytes + self.tower_bytes
 
     @property
     def kv_token_bytes(self) -> float:
-        """K and V of a token in all layers."""
+        """Bytes of one token's K and V in all layers, on a rank."""
         heads = max(self.shape.num_kv_heads / self.tensor_parallel, 1)
         width = heads * self.shape.head_dim
         return 2 * self.shape.num_layers * width * self.dtype_bytes
 
     @property
     def block_bytes(self) -> float:
+        """Bytes of a KV block in all layers, on a rank."""
         return self.block_size * self.kv_token_bytes
 
     @property
     def logits_tile_rows(self) -> int:
-        """Rows of logits that are computed at once; the head is read for each."""
+        """Rows (positions) of logits in one tile. The LM head's weights are read once
+        for each tile."""
         return max(LOGITS_TILE_BYTES // (4 * self.shape.vocab_rows), 1)
 
     @property
     def activation_bytes(self) -> float:
-        """At the peak of a step with all tokens of the budget: input embeddings,
-        residual and normed input, and the wider of attention (q, k, v, output) and
-        MLP (gate, up, product); or of a full forward pass of the tower. An estimate."""
+        """Estimated bytes of activations on a rank, at the peak of the largest step.
+
+        That is a step with all tokens of the budget: input embeddings, residual and
+        normed input, and the wider of attention (q, k, v, output) and MLP (gate, up,
+        product); or a forward pass of the vision tower over as many tiles as it
+        takes, if that is more.
+        """
         shape = self.shape
         queries = shape.num_heads * shape.head_dim
         keys = shape.num_kv_heads * shape.head_dim
@@ -119,7 +137,8 @@ class Engine:
 
     @property
     def _tower_activations(self) -> float:
-        """Elements; the decoder's input buffer is there meanwhile."""
+        """Elements, not bytes, at the peak of the vision tower's forward pass, the
+        decoder's input buffer included."""
         vision = self.shape.vision
         if vision is None:
             return 0
@@ -130,7 +149,8 @@ class Engine:
 
 
 def _tower_weights(vision: VisionShape) -> int:
-    """Matrix elements: q, k, v, out and MLP of every layer, and the embeddings."""
+    """Elements of the vision tower's matrices: q, k, v, out and MLP of every layer, and
+    the embeddings of patches and positions."""
     width = vision.hidden_size
     layer = 4 * width**2 + 2 * width * vision.intermediate_size
     embeddings = (vision.patch_values + vision.tile_tokens) * width

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a machine can do, and the figures of some that can be had."""
+"""The figures of a machine that capacity is computed from, and those of some GPUs."""
 
 import math
 from collections.abc import Mapping
@@ -12,18 +12,22 @@ TERA = 1e12
 
 @dataclass(frozen=True)
 class Machine:
-    """One accelerator, or a computer without any.
+    """One accelerator, or a computer without any: what one rank runs on.
 
     Attributes:
         memory: bytes.
         peak: floating-point operations per second, dense, in the model's dtype.
-        bandwidth: of its memory, bytes per second.
-        share: of ``peak`` that large matrix products reach, 0 to 1.
-        bandwidth_share: of ``bandwidth`` that is reached, 0 to 1.
-        overhead: seconds per step beside the model's arithmetic.
-        request_overhead: the same for every request in the step.
-        link: bytes per second to the other ranks, in one direction; None if there
-            are none.
+        bandwidth: bytes per second between memory and processor.
+        share: fraction of ``peak`` that large matrix products reach, 0 to 1.
+        bandwidth_share: fraction of ``bandwidth`` (and of ``link``) that is reached,
+            0 to 1.
+        overhead: seconds that a step takes beside the model's arithmetic.
+        request_overhead: seconds that every request adds to a step's overhead.
+        link: bytes per second to the other ranks, in one direction; None for a
+            machine with one rank.
+
+    Raises:
+        ValueError: naming the figure that is out of range.
     """
 
     memory: float
@@ -48,12 +52,12 @@ class Machine:
 
     @property
     def reached_flops(self) -> float:
-        """Operations per second of large matrix products."""
+        """Floating-point operations per second of large matrix products."""
         return self.peak * self.share
 
     @property
     def reached_bandwidth(self) -> float:
-        """Bytes per second."""
+        """Bytes per second that reading or writing memory reaches."""
         return self.bandwidth * self.bandwidth_share
 
 
@@ -82,9 +86,11 @@ UNITS: Mapping[str, float] = MappingProxyType(
         "link": GIGA,
     }
 )
-"""What a user gives them in: GB (10^9 bytes), TFLOP/s, GB/s, ms."""
+"""Units that users give a :class:`Machine`'s figures in, as factors to its own: GB
+(10^9 bytes), TFLOP/s, GB/s, ms."""
 
 REQUIRED = ("memory", "peak", "bandwidth")
+"""Figures that have no default."""
 
 GPUS: Mapping[str, Machine] = MappingProxyType(
     {
@@ -99,17 +105,17 @@ GPUS: Mapping[str, Machine] = MappingProxyType(
 accumulation; links are NVLink, or PCIe 4.0 x16 for the last two, in one direction."""
 
 GPU_DTYPE_BYTES = 2
-"""Of the dtype whose peak the table has."""
+"""Bytes of bfloat16, the dtype for which :data:`GPUS` has the peaks."""
 
 
 def parse_machine(text: str, base: Machine | None = None) -> Machine:
     """Read ``name=value,...`` in the units of :data:`UNITS`.
 
     Args:
-        base: whose figures stand where ``text`` gives none.
+        base: machine whose figures are taken where ``text`` gives none.
 
     Raises:
-        ValueError: naming what is wrong or missing.
+        ValueError: naming the figure that is wrong or missing.
     """
     given: dict[str, float] = {}
     for part in filter(None, text.split(",")):
@@ -134,7 +140,7 @@ def parse_machine(text: str, base: Machine | None = None) -> Machine:
 
 
 def describe(machine: Machine) -> str:
-    """The text that :func:`parse_machine` reads back."""
+    """``name=value,...`` for ``--machine``, which :func:`parse_machine` reads back."""
     values = {name: getattr(machine, name) for name in UNITS}
     return ",".join(
         f"{name}={value / UNITS[name]:.6g}"

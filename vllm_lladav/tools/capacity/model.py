@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a machine serves: requests at once, and how fast (``docs/capacity.md``)."""
+"""How many requests a machine runs at once, how fast, and what bounds that.
+
+``docs/capacity.md`` has the formulas.
+"""
 
 import math
 from bisect import bisect_left
@@ -18,6 +21,7 @@ from vllm_lladav.tools.capacity.step import (
     step_parts,
 )
 
+# What can limit the number of requests at once, or their rate.
 CONCURRENCY = "concurrency"
 FULL_STEPS = "full_step_tokens"
 KV_MEMORY = "KV memory"
@@ -26,30 +30,42 @@ MAX_SEQS = "max_num_seqs"
 EMBEDS_MEMORY = "memory for prompt embeddings"
 
 MORE_WOULD_HELP = 0.1
-"""Gain in throughput from twice the requests, from which on their number is the bound
-rather than what a step waits for."""
+"""If twice the requests at once gain this share of throughput or more, their number is
+called the bound; otherwise what a step waits for is."""
 
 ENOUGH = 0.9
-"""Share of the throughput that so many requests as are enough reach."""
+"""Share of the largest throughput that :attr:`Capacity.enough_requests` reach."""
 
 RARE = 1e-9
+"""Probability of a binomial outcome from which on it is left out."""
 
 
 class DoesNotFit(ValueError):
-    """Not even one request can run."""
+    """The machine cannot run even one request."""
 
 
 def num_admissible(capacity: float, first: float, later: float) -> int:
-    """Requests at once when a new one needs ``first`` of ``capacity`` that is free, and
-    holds ``later`` once its first step is over."""
+    """How many requests run at once when they are admitted one after the other.
+
+    Args:
+        capacity: KV blocks of the pool, or tokens of a step's budget.
+        first: how much of it must be free to admit a request.
+        later: how much of it a request holds once its first step is over.
+    """
     if first > capacity:
         return 0
     return math.floor((capacity - first) / later + 1e-9) + 1
 
 
 def binomial(count: int, share: float) -> list[tuple[float, float]]:
-    """(successes, probability) of ``count`` trials; what hardly ever happens is left
-    out."""
+    """The binomial distribution, as pairs (successes, probability).
+
+    Outcomes rarer than :data:`RARE` are left out.
+
+    Args:
+        count: number of trials.
+        share: probability of a success in each, 0 to 1.
+    """
     if share in (0, 1):
         return [(round(count * share), 1.0)]
     ways = math.lgamma(count + 1)
@@ -74,11 +90,12 @@ class Capacity:
     """A machine, a model on it, and the one kind of request that all clients send.
 
     Attributes:
-        machine: a rank's.
-        plan: of the request.
-        num_tiles: of its images.
-        concurrency: requests that clients have under way; None for as many as the
-            server takes.
+        machine: what each rank runs on.
+        engine: the model and the engine's options.
+        plan: lengths, steps and pruning of a request.
+        num_tiles: tiles of all images of a request.
+        concurrency: requests that clients have under way at any time; None for as
+            many as the server takes.
     """
 
     machine: Machine
@@ -93,6 +110,7 @@ class Capacity:
 
     @cached_property
     def load(self) -> RequestLoad:
+        """What each step of a request asks of the machine."""
         return RequestLoad.of(
             self.engine.shape, self.plan, self.num_tiles, self.engine.block_size
         )
@@ -100,7 +118,8 @@ class Capacity:
     # ------------------------------------------------------------- memory, one rank
     @property
     def pool_bytes(self) -> float:
-        """For KV blocks: what weights and the largest step leave of vLLM's share."""
+        """Bytes for KV blocks on a rank: what weights, activations of the largest step
+        and a tile of logits leave of vLLM's share of the memory."""
         engine = self.engine
         return (
             self.machine.memory * engine.memory_share
@@ -111,28 +130,31 @@ class Capacity:
 
     @property
     def pool_blocks(self) -> int:
-        """One of which vLLM keeps for itself."""
+        """KV blocks that requests can have: those of the pool but one, which vLLM keeps
+        for itself."""
         return max(int(self.pool_bytes // self.engine.block_bytes) - 1, 0)
 
     @property
     def first_blocks(self) -> int:
-        """That a request needs to be admitted."""
+        """KV blocks that must be free for a request to be admitted."""
         return self._blocks[0]
 
     @property
     def later_blocks(self) -> float:
-        """That it holds behind its first step: a mean, if more is pruned later."""
+        """KV blocks that a request holds after its first step: their mean over the
+        later steps, which may prune, too."""
         later = self._blocks[1:] or self._blocks
         return sum(later) / len(later)
 
     @cached_property
     def _blocks(self) -> tuple[int, ...]:
-        """Before each step."""
+        """KV blocks that a request holds as each of its steps starts."""
         return tuple(-(-held // self.engine.block_size) for held in self.load.held)
 
     @property
     def embeds_bytes(self) -> float:
-        """Prompt embeddings of a request behind its first step."""
+        """Bytes of a request's prompt embeddings after its first step. They are outside
+        of vLLM's share of the memory."""
         pruned = self.plan.num_visual - self.plan.first.num_visual_after
         width = self.engine.shape.hidden_size * self.engine.dtype_bytes
         return (self.plan.prompt_len - pruned) * width
@@ -140,7 +162,7 @@ class Capacity:
     # ------------------------------------------------------------- requests at once
     @cached_property
     def limits(self) -> dict[str, int]:
-        """How many requests each thing admits, by name."""
+        """Most requests at once, by the name of what admits no more."""
         engine, steps = self.engine, self.load.steps
         later = Load.mean(list(steps[1:] or steps))
         outside = self.machine.memory * (1 - engine.memory_share)
@@ -162,15 +184,15 @@ class Capacity:
 
     @cached_property
     def limit(self) -> str:
-        """The name of the smallest."""
+        """Name of the one in :attr:`limits` that admits the fewest requests."""
         return min(self.limits, key=lambda name: self.limits[name])
 
     @cached_property
     def requests(self) -> int:
-        """At once.
+        """Number of requests that run at once: the smallest of :attr:`limits`.
 
         Raises:
-            DoesNotFit: if there can be none.
+            DoesNotFit: if not even one can run.
         """
         count = self.limits[self.limit]
         if count < 1:
@@ -197,8 +219,11 @@ class Capacity:
     # ------------------------------------------------------------- time
     @property
     def active_limit(self) -> float:
-        """Requests that a mean step can have. Those at a full step take turns where
-        others are at cached ones, so that the rest wait."""
+        """Most requests that take part in a mean step; infinite without a limit.
+
+        Where some requests are at cached steps, those at full steps take turns
+        (``full_step_tokens``), and the ones whose turn it is not wait.
+        """
         share, full = self.load.kind(is_full=True)
         if share == 1 or not self.engine.full_step_tokens:
             return math.inf
@@ -206,13 +231,16 @@ class Capacity:
         return max(self.engine.full_step_tokens // full.scheduled, 1) / share
 
     def active(self, num_requests: int) -> float:
-        """Of so many, those in a mean step."""
+        """How many of ``num_requests`` running requests take part in a mean step."""
         return min(num_requests, self.active_limit)
 
     def parts(self, num_requests: int) -> tuple[Part, ...]:
-        """Of a mean step with so many requests, each of which is at a random one of its
-        steps: how many of them are at a full one follows a binomial distribution. Where
-        they take turns, their number is always the same."""
+        """The parts of a mean step of ``num_requests`` running requests.
+
+        Each request is at a random one of its steps, so the number of those at a full
+        step follows a binomial distribution. Where full steps take turns, that number
+        is always the same.
+        """
         share, full = self.load.kind(is_full=True)
         _, cached = self.load.kind(is_full=False)
         active = self.active(num_requests)
@@ -233,21 +261,22 @@ class Capacity:
         )
 
     def requests_per_second(self, num_requests: int) -> float:
-        """Whose places are taken by new ones as they end."""
+        """Requests that end per second while ``num_requests`` run: a new one takes the
+        place of each."""
         seconds = seconds_of(self.parts(num_requests))
         return self.active(num_requests) / (seconds * len(self.load.steps))
 
     @property
     def enough_requests(self) -> int:
-        """The fewest at once that reach `ENOUGH` of the throughput: more than these
-        wait longer for little."""
+        """Fewest requests at once with :data:`ENOUGH` of the throughput of
+        :attr:`requests`. With more of them each waits longer, for little."""
         counts = range(1, self.requests + 1)
         wanted = ENOUGH * self.requests_per_second(self.requests)
         return counts[bisect_left(counts, wanted, key=self.requests_per_second)]
 
     def burst_seconds(self, num_requests: int) -> float:
-        """From the first step to the last of requests that start together on an idle
-        machine. They must fit at once."""
+        """Seconds until all of ``num_requests`` are done that start together on an idle
+        machine, which must have room for all at once."""
         return sum(
             seconds_of(step_parts(self.machine, self.engine, load.times(num_requests)))
             for load in self.load.steps
@@ -255,13 +284,13 @@ class Capacity:
 
     @property
     def gain_of_more(self) -> float:
-        """In throughput, if there were twice the requests: 0 to 1."""
+        """Share by which throughput would grow with twice the requests at once."""
         more = self.requests_per_second(2 * self.requests)
         return more / self.requests_per_second(self.requests) - 1
 
     @property
     def gain_of_no_turns(self) -> float:
-        """In throughput, if full steps did not take turns: 0 to 1."""
+        """Share by which throughput would grow if full steps did not take turns."""
         if self.active_limit >= self.requests:
             return 0.0
         free = replace(self, engine=replace(self.engine, full_step_tokens=0))
@@ -270,7 +299,8 @@ class Capacity:
 
     @property
     def bound(self) -> str:
-        """What would have to be larger for more requests per second."""
+        """Name of what would have to be larger for more requests per second: a limit of
+        the requests at once, or what a mean step waits for most of its time."""
         if self.gain_of_no_turns > MORE_WOULD_HELP:
             return FULL_STEPS
         if self.limit != CONCURRENCY and self.gain_of_more > MORE_WOULD_HELP:

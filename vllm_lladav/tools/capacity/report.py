@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A capacity as a table and as JSON."""
+"""The printed tables and the JSON of ``vllm-lladav capacity``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,9 +16,11 @@ from vllm_lladav.tools.capacity.model import (
 )
 from vllm_lladav.tools.capacity.step import seconds_by_bound, seconds_of
 
+Rows = Sequence[Sequence[str]]
+
 
 def to_values(capacity: Capacity) -> dict[str, Any]:
-    """Everything, in bytes, seconds and operations."""
+    """The content of ``--json``: bytes, seconds, floating-point operations."""
     engine, count = capacity.engine, capacity.requests
     parts = capacity.parts(count)
     seconds, num_steps = seconds_of(parts), len(capacity.load.steps)
@@ -70,15 +72,39 @@ def to_values(capacity: Capacity) -> dict[str, Any]:
 
 
 def to_text(capacity: Capacity, title: str) -> str:
-    """Several tables, for people."""
+    """The printed tables: memory, requests at once, a mean step, and rates."""
     values = to_values(capacity)
-    memory, step = values["memory"], values["step"]
-    rows = [
+    limits = [
+        [name, str(number), "<- the least" if name == capacity.limit else ""]
+        for name, number in values["limits"].items()
+    ]
+    return "\n".join(
+        [
+            title,
+            *(f"  {line}" for line in _describe(capacity)),
+            "\nMemory of a rank (GB are 10^9 bytes)",
+            *_table(_memory_rows(values["memory"], capacity.engine.max_batched_tokens)),
+            "\nRequests at once, as limited by",
+            *_table(limits),
+            f"\nA mean step with {_describe_active(capacity)}",
+            *_table(_part_rows(values["step"])),
+            "\nRates",
+            *_table(_rate_rows(values)),
+            f"\n{ENOUGH:.0%} of the requests per second take "
+            f"{values['enough_requests']} at once, of "
+            f"{values['enough_request_seconds']:.2f} seconds each.",
+            f"Bound: {_describe_bound(capacity)}",
+        ]
+    )
+
+
+def _memory_rows(memory: Mapping[str, Any], max_batched_tokens: int) -> Rows:
+    return [
         ["weights", _gb(memory["weights"]), ""],
         [
             "largest step",
             _gb(memory["activations"] + memory["logits_tile"]),
-            f"{capacity.engine.max_batched_tokens} tokens, estimated",
+            f"{max_batched_tokens} tokens, estimated",
         ],
         ["KV blocks", _gb(memory["kv_pool"]), f"{memory['kv_blocks']} blocks"],
         [
@@ -93,11 +119,10 @@ def to_text(capacity: Capacity, title: str) -> str:
         ],
         ["a request's prompt embeddings", _gb(memory["request_embeds"]), ""],
     ]
-    limits = [
-        [name, str(number), "<- the least" if name == capacity.limit else ""]
-        for name, number in values["limits"].items()
-    ]
-    parts = [
+
+
+def _part_rows(step: Mapping[str, Any]) -> Rows:
+    return [
         [
             part["name"],
             f"{part['seconds'] * 1e3:.2f} ms",
@@ -108,36 +133,18 @@ def to_text(capacity: Capacity, title: str) -> str:
         ]
         for part in step["parts"]
     ]
-    rates = [
-        ["steps per second", f"{values['steps_per_second']:.2f}", ""],
-        [
-            "steps of requests per second",
-            f"{values['request_steps_per_second']:.1f}",
-            "",
-        ],
-        ["requests per second", f"{values['requests_per_second']:.3f}", ""],
-        ["canvas tokens per second", f"{values['canvas_tokens_per_second']:.1f}", ""],
-        ["seconds of a request", f"{values['request_seconds']:.2f}", ""],
-        ["seconds of a request alone", f"{values['request_seconds_alone']:.2f}", ""],
-    ]
-    return "\n".join(
-        [
-            title,
-            *(f"  {line}" for line in _describe(capacity)),
-            "\nMemory of a rank (GB are 10^9 bytes)",
-            *_table(rows),
-            "\nRequests at once, as limited by",
-            *_table(limits),
-            f"\nA mean step with {_describe_active(capacity)}",
-            *_table(parts),
-            "\nRates",
-            *_table(rates),
-            f"\n{ENOUGH:.0%} of the requests per second take "
-            f"{values['enough_requests']} at once, of "
-            f"{values['enough_request_seconds']:.2f} seconds each.",
-            f"Bound: {_describe_bound(capacity)}",
-        ]
-    )
+
+
+def _rate_rows(values: Mapping[str, Any]) -> Rows:
+    rates = {
+        "steps per second": f"{values['steps_per_second']:.2f}",
+        "steps of requests per second": f"{values['request_steps_per_second']:.1f}",
+        "requests per second": f"{values['requests_per_second']:.3f}",
+        "canvas tokens per second": f"{values['canvas_tokens_per_second']:.1f}",
+        "seconds of a request": f"{values['request_seconds']:.2f}",
+        "seconds of a request alone": f"{values['request_seconds_alone']:.2f}",
+    }
+    return [[name, text, ""] for name, text in rates.items()]
 
 
 def _describe(capacity: Capacity) -> list[str]:
@@ -187,8 +194,8 @@ def _gb(value: float) -> str:
     return f"{value / 1e9:.3f} GB"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first and the last column are text, the others numbers."""
+def _table(rows: Rows) -> list[str]:
+    """Aligned lines; the first and the last column are text, the others numbers."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     last = len(widths) - 1
     return [

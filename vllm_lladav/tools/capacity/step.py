@@ -8,6 +8,7 @@ from vllm_lladav.tools.capacity.engine import Engine
 from vllm_lladav.tools.capacity.load import Load
 from vllm_lladav.tools.capacity.machine import Machine
 
+# What a part can wait for.
 ARITHMETIC = "arithmetic"
 WEIGHTS = "bandwidth (weights)"
 KV = "bandwidth (K/V)"
@@ -20,19 +21,22 @@ PARTS = (
     *("projections", "attention", "head", "scores", "vision"),
     *("communication", "overhead"),
 )
+"""Names of a step's parts, in the order in which they are listed."""
 
 LOGITS_BYTES = 3 * 4
-"""Of a logit: float32, written once and read twice."""
+"""Bytes moved for each logit: a float32, written once and read twice."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """
+    """One part of a step.
+
     Attributes:
-        seconds: of a step.
-        bound: what it waits for.
-        flops: of all ranks.
-        bytes: that a rank moves.
+        name: one of :data:`PARTS`.
+        seconds: time that it takes of the step.
+        bound: what it waits for: arithmetic, memory bandwidth, link or overhead.
+        flops: floating-point operations of all ranks together.
+        bytes: that one rank reads and writes in memory, or sends over the link.
     """
 
     name: str
@@ -43,7 +47,8 @@ class Part:
 
 
 def step_parts(machine: Machine, engine: Engine, load: Load) -> tuple[Part, ...]:
-    """A step with the requests in ``load``.
+    """The parts of one step that has to do what ``load`` asks for; parts that take no
+    time are left out.
 
     Parts run one after the other, so each is the slower of its own arithmetic and its
     own memory traffic, and they add up.
@@ -85,8 +90,8 @@ def step_parts(machine: Machine, engine: Engine, load: Load) -> tuple[Part, ...]
 
 
 def _communication(machine: Machine, engine: Engine, load: Load) -> Part:
-    """Two all-reduces of the hidden states in every layer, each of which sends and
-    receives nearly twice their size."""
+    """The exchange between ranks: two all-reduces of the hidden states in every layer,
+    each of which sends and receives nearly twice their size."""
     ranks = engine.tensor_parallel
     if ranks == 1:
         return Part("communication", 0, LINK)
@@ -101,8 +106,15 @@ def _communication(machine: Machine, engine: Engine, load: Load) -> Part:
 def mean_parts(
     cases: Iterable[tuple[float, Iterable[Part]]],
 ) -> tuple[Part, ...]:
-    """Of steps of which each has a share. A part that waits for one thing in some and
-    for another in others is there twice."""
+    """The parts of a mean step, in the order of :data:`PARTS`.
+
+    Args:
+        cases: pairs of a share of all steps, 0 to 1, and the parts of such a step.
+
+    Returns:
+        One part for every name and bound: a part that waits for memory in some steps
+        and for arithmetic in others is there twice.
+    """
     sums: dict[tuple[str, str], Part] = {}
     for share, parts in cases:
         for part in parts:
@@ -118,11 +130,12 @@ def mean_parts(
 
 
 def seconds_of(parts: Iterable[Part]) -> float:
+    """Seconds of the whole step."""
     return sum(part.seconds for part in parts)
 
 
 def seconds_by_bound(parts: Iterable[Part]) -> dict[str, float]:
-    """Largest first."""
+    """Seconds of a step by what they are waited for, the largest first."""
     seconds: dict[str, float] = {}
     for part in parts:
         seconds[part.bound] = seconds.get(part.bound, 0) + part.seconds

@@ -10,7 +10,7 @@ from vllm_lladav.tools.eval.questions import Question
 
 
 def messages(question: Question) -> list[dict[str, Any]]:
-    """Its picture and its text.
+    """OpenAI messages with the question's picture and text.
 
     The picture gets a name of its own every time, under which vLLM would cache what is
     made of it: no setting may find the pictures of the one before.

@@ -1,35 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What requests cost, and whether a server takes them: from a checkpoint's config."""
+"""Operations that requests cost, by a checkpoint's config, and whether a server would
+take them.
+"""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Self
 
 from PIL import Image
-from vllm import SamplingParams
-from vllm.model_executor.layers.vocab_parallel_embedding import pad_vocab_size
-from vllm.tokenizers import get_tokenizer
 
 from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import StepPlan
-from vllm_lladav.frontend.request import Limits, resolve
-from vllm_lladav.model.aliases import MODEL_ALIASES, resolve_alias
-from vllm_lladav.model.lladav.anyres import (
-    AnyresGeometry,
-    ImageMode,
-    num_visual_tokens,
-    tile_layout,
-)
-from vllm_lladav.model.lladav.config import LladavConfig, register_config
-from vllm_lladav.model.lladav.processing import ImageOptions
-from vllm_lladav.model.lladav.vision import geometry_from_config
-from vllm_lladav.options.server import ServerConfig
+from vllm_lladav.denoising.resolve import resolve
+from vllm_lladav.options.kinds import LARGEST_INTEGER, refused
+from vllm_lladav.options.reading import read_server
+from vllm_lladav.tools.checkpoint import Checkpoint, read_checkpoint
 from vllm_lladav.tools.eval.questions import Question
 from vllm_lladav.tools.eval.results import Answer
 from vllm_lladav.tools.eval.settings import Setting
 from vllm_lladav.tools.flops import ModelShape, planned_steps, request_flops
-
-_UNLIMITED = 2**31
 
 
 def resolved(
@@ -42,92 +31,57 @@ def resolved(
         max_num_seqs: of the server; None if it is not known.
 
     Raises:
-        VLLMValidationError: for what the server would refuse.
+        OptionError: for what the server would refuse.
     """
-    params = SamplingParams(
-        max_tokens=None, temperature=0.0, seed=0, extra_args=setting.xargs
-    )
-    server = ServerConfig(plugin="pruning", max_gen_length=_UNLIMITED)
-    limits = Limits(
-        max_prompt_len=_UNLIMITED,
-        max_model_len=_UNLIMITED,
-        kv_block_size=1,
-        max_num_seqs=max_num_seqs or _UNLIMITED,
-        num_kv_slots=None,
-        num_layers=num_layers or _UNLIMITED,
-    )
-    resolve(params, 0, server, limits, _NoTokenizer(), end_token_id=0)
-    assert params.extra_args is not None
-    return DenoisingParams.from_values(params.extra_args["lladav"], params.seed)
-
-
-class _NoTokenizer:
-    """Settings have no texts."""
-
-    def encode(self, text: str, **_: Any) -> list[int]:
-        assert not text, text
-        return []
+    server = read_server({"plugin": "pruning", "max_gen_length": LARGEST_INTEGER})
+    params = resolve(server, setting.xargs, num_layers, seed=0)
+    if max_num_seqs is not None and params.num_sequences > max_num_seqs:
+        allowed = f"0 with --max-num-seqs {max_num_seqs} (guidance needs 2)"
+        raise refused("cfg_scale", allowed, params.cfg_scale)
+    return params
 
 
 @dataclass
 class CostModel:
-    """Floating-point operations of requests with one picture each.
+    """Floating-point operations of requests with one picture each."""
 
-    Attributes:
-        shape: of the checkpoint.
-        geometry: of its tiles.
-        image_mode: of a single picture.
-    """
-
-    shape: ModelShape
-    geometry: AnyresGeometry
-    image_mode: ImageMode
+    checkpoint: Checkpoint
     _known: dict[Any, int] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, model: str) -> Self:
-        """Of a name, directory or alias. No weights are read.
+        """Read the checkpoint of a name, directory or alias, without its weights.
 
         Raises:
             OSError: if it is not there.
             ValueError: if it is no LLaDA-V.
         """
-        from transformers import AutoConfig
+        return cls(read_checkpoint(model))
 
-        name = resolve_alias(model) if model in MODEL_ALIASES else model
-        register_config()
-        config = AutoConfig.from_pretrained(name)
-        if not isinstance(config, LladavConfig):
-            raise ValueError(f"{model} is no LLaDA-V checkpoint")
-        vocab_rows = pad_vocab_size(len(get_tokenizer(name)))
-        return cls(
-            shape=ModelShape.from_config(config, vocab_rows),
-            geometry=geometry_from_config(config),
-            image_mode=ImageOptions().resolve_mode(config, 1),
-        )
+    @property
+    def shape(self) -> ModelShape:
+        """Dimensions of the checkpoint."""
+        return self.checkpoint.shape
 
     def prompt_bound(self, question: Question) -> int:
-        """No fewer than the tokens of its prompt. A token has a character at least;
-        the chat template's own text has fewer than 128 tokens."""
-        with Image.open(question.image) as image:
-            size = image.size
-        visual = num_visual_tokens(*size, self.geometry, self.image_mode)
+        """An upper bound of the prompt's tokens, visual ones included.
+
+        A token of text has at least one byte; the chat template's own text has fewer
+        than 128 tokens.
+        """
+        (visual,), _ = self.checkpoint.visual([_image_size(str(question.image))])
         return visual + len(question.text.encode()) + 128
 
-    def num_tiles(self, size: tuple[int, int]) -> int:
-        """Of a picture of (width, height) pixels."""
-        if self.image_mode != "anyres":
-            return 1
-        columns, rows = tile_layout(size, self.geometry)
-        return 1 + columns * rows
-
     def flops(self, setting: Setting, question: Question, answer: Answer) -> int:
-        """Of the whole model for one request, its picture's tiles included."""
+        """Operations of the whole model for one request: vision tower, decoder, head.
+
+        Exact unless :func:`is_estimate` says otherwise.
+        """
         params = _resolved(setting, self.shape.num_layers)
         steps = answer.masks
         if steps is None:
             steps = tuple(planned_steps(params, steps_by_block(params, answer)))
-        num_tiles = self.num_tiles(_image_size(str(question.image)))
+        _, num_tiles = self.checkpoint.visual([_image_size(str(question.image))])
         key = (setting, steps, answer.prompt_len, answer.visual_tokens, num_tiles)
         if key not in self._known:
             plan = StepPlan(params, answer.prompt_len, (answer.visual_tokens,))

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks an engine in this process."""
+"""The questions of a sweep put to an engine in this process."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vllm_lladav.denoising.plan import StepIndex
-from vllm_lladav.tools.engine import denoising_state, start_engine
+from vllm_lladav.options.server import ADDITIONAL_CONFIG_KEY
+from vllm_lladav.tools.engine import denoising_state, running_engine
 from vllm_lladav.tools.eval.chat import messages
 from vllm_lladav.tools.eval.questions import Question
 from vllm_lladav.tools.eval.results import Answer
@@ -17,14 +18,13 @@ if TYPE_CHECKING:
     from vllm import LLM
 
 
-@contextmanager
 def running(
     model: str,
     concurrency: int,
     longest: int,
     gen_length: int,
     options: Mapping[str, Any],
-) -> Iterator["LLM"]:
+) -> AbstractContextManager["LLM"]:
     """An engine that runs ``concurrency`` requests at once, shut down afterwards.
 
     Args:
@@ -38,17 +38,12 @@ def running(
         # All first steps fit into one iteration: how many requests run at once must
         # not depend on what a setting drops.
         "max_num_batched_tokens": concurrency * longest,
-        "enforce_eager": False,
         # Every picture is processed anew (see ``chat.py``): nothing is found there.
         "mm_processor_cache_gb": 0,
         "limit_mm_per_prompt": {"image": 1},
-        "additional_config": {"lladav": server},
+        "additional_config": {ADDITIONAL_CONFIG_KEY: server},
     }
-    llm = start_engine(model, **{**defaults, **options})
-    try:
-        yield llm
-    finally:
-        llm.llm_engine.engine_core.shutdown()
+    return running_engine(model, **{**defaults, **options})
 
 
 class EngineTarget:

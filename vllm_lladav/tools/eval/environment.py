@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What figures were measured on."""
+"""The record of where figures were measured, for files of results."""
 
 import os
 import platform
@@ -12,7 +12,11 @@ _PACKAGES = ("vllm-lladav", "vllm", "torch", "transformers")
 
 
 def environment() -> dict[str, Any]:
-    """Machine, versions, and the commit of this package if it is in a checkout."""
+    """Machine, versions, and commit of this package.
+
+    ``commit`` ends with ``-dirty`` if tracked files had uncommitted changes; it is None
+    outside of a git checkout. All values can be written as JSON.
+    """
     found: dict[str, Any] = {
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
@@ -48,7 +52,7 @@ def _gpu_names() -> list[str]:
 
 
 def _commit() -> str | None:
-    """With ``-dirty`` if tracked files were changed."""
+    """Hash of the checkout's commit, with ``-dirty`` if tracked files were changed."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

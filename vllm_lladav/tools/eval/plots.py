@@ -12,7 +12,8 @@ FLOPS_NAME = "accuracy-flops.png"
 SECONDS_NAME = "accuracy-seconds.png"
 
 LOG_FROM = 5
-"""How many times the smallest cost the largest one must be for a logarithmic axis."""
+"""The cost axis is logarithmic if the largest cost is more than so many times the
+smallest."""
 
 _COLOURS = {
     "none": "#444444",
@@ -27,7 +28,7 @@ _MARKERS = {"none": "o", "prompt": "s", "prefix": "^", "dual": "D"}
 
 
 def require_matplotlib() -> None:
-    """Find out before anything runs.
+    """Check that plots can be drawn, before anything runs.
 
     Raises:
         ValueError: saying how to install it.
@@ -42,8 +43,14 @@ def require_matplotlib() -> None:
 def draw_plots(
     directory: Path, summaries: Sequence[Summary], keep: float
 ) -> list[Path]:
-    """Write both plots, the one of operations only if they are known; returns the
-    files."""
+    """Write accuracy against operations, if these are known, and against seconds.
+
+    Args:
+        keep: share of the first summary's accuracy at which a line is drawn, 0 to 1.
+
+    Returns:
+        The files, PNG.
+    """
     num_questions = len(summaries[0].run.answers)
     files = []
     if all(summary.flops is not None for summary in summaries):
@@ -59,7 +66,8 @@ def draw_plots(
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which (cost, accuracy) are best: none is cheaper and as accurate. By cost."""
+    """Indices of the (cost, accuracy) for which no other is as cheap and as accurate;
+    in order of cost."""
     best: list[int] = []
     for index in sorted(
         range(len(points)), key=lambda i: (points[i][0], -points[i][1])
@@ -78,11 +86,36 @@ def _draw(
 ) -> None:
     # Without pyplot: no window system, and no state that outlives the figure.
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.add_subplot()
     points = [(cost_of(s), s.accuracy.value) for s in summaries]
+    _draw_points(axes, summaries, points)
+    least = keep * points[0][1]
+    axes.axhline(least, color="#999999", linestyle=":", linewidth=1)
+    axes.annotate(
+        f"{keep:.0%} of exact",
+        (0, least),
+        xycoords=("axes fraction", "data"),
+        xytext=(3, -3),
+        textcoords="offset points",
+        va="top",
+        fontsize=7,
+        color="#666666",
+    )
+    _scale_costs(axes, [cost for cost, _ in points])
+    axes.set_xlabel(label)
+    axes.set_ylabel("accuracy (exact match), 95% interval")
+    axes.set_title(f"{len(summaries[0].right)} questions; the line joins the best")
+    axes.grid(alpha=0.2, which="both")
+    _add_legend(figure, summaries)
+    figure.savefig(file, dpi=150)
+
+
+def _draw_points(
+    axes: Any, summaries: Sequence[Summary], points: Sequence[tuple[float, float]]
+) -> None:
+    """Every (cost, accuracy) with its interval; the best are joined and named."""
     for summary, (cost, value) in zip(summaries, points, strict=True):
         low, high = summary.accuracy.interval
         colour, marker = _style(summary)
@@ -110,31 +143,18 @@ def _draw(
             ha="right" if is_right else "left",
             fontsize=7,
         )
-    least = keep * points[0][1]
-    axes.axhline(least, color="#999999", linestyle=":", linewidth=1)
-    axes.annotate(
-        f"{keep:.0%} of exact",
-        (0, least),
-        xycoords=("axes fraction", "data"),
-        xytext=(3, -3),
-        textcoords="offset points",
-        va="top",
-        fontsize=7,
-        color="#666666",
-    )
-    costs = [cost for cost, _ in points]
+
+
+def _scale_costs(axes: Any, costs: Sequence[float]) -> None:
+    """A logarithmic axis where costs are far apart."""
+    from matplotlib.ticker import LogLocator
+
     if max(costs) > LOG_FROM * min(costs) > 0:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
         axes.xaxis.set_minor_formatter("{x:g}")
         axes.tick_params(axis="x", which="both", labelsize=8)
-    axes.set_xlabel(label)
-    axes.set_ylabel("accuracy (exact match), 95% interval")
-    axes.set_title(f"{len(summaries[0].right)} questions; the line joins the best")
-    axes.grid(alpha=0.2, which="both")
-    _add_legend(figure, summaries)
-    figure.savefig(file, dpi=150)
 
 
 def _style(summary: Summary) -> tuple[str, str]:

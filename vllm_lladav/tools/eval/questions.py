@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads questions about pictures."""
+"""Questions about pictures, read from JSONL files."""
 
 import json
 from collections import Counter

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sweep as a table, JSON and CSV."""
+"""The results of a sweep as printed tables, JSON and CSV."""
 
 import csv
 import json
@@ -19,7 +19,8 @@ Row = dict[str, Any]
 
 
 def table_row(summary: Summary, baseline: Summary) -> Row:
-    """One line of the printed table: header and text of every column."""
+    """One line of the printed table, by column header; ``baseline`` is the exact
+    setting's summary."""
     low, high = summary.accuracy.interval
     row = {
         "setting": summary.label,
@@ -43,7 +44,7 @@ def table_row(summary: Summary, baseline: Summary) -> Row:
 
 
 def task_row(summary: Summary) -> Row:
-    """Accuracy per task."""
+    """One line of the printed table of accuracy per task, by column header."""
     tasks = {
         task: f"{found.value:.1%} of {found.num_questions}"
         for task, found in summary.by_task.items()
@@ -52,7 +53,8 @@ def task_row(summary: Summary) -> Row:
 
 
 def format_table(rows: Sequence[Row]) -> str:
-    """Columns of equal width; the first one is text, the others are numbers."""
+    """Rows of texts as aligned lines under their headers; the first column is flush
+    left, the others flush right."""
     headers = list(rows[0])
     lines = [headers, *([row[name] for name in headers] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -66,8 +68,8 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def describe_choice(choice: Choice, baseline: Summary) -> str:
-    """The settings that :func:`choose` of the sweep found, as a user would send
-    them."""
+    """Printed text: the cheapest settings that keep enough accuracy, with the
+    ``vllm_xargs`` to send."""
     if not baseline.accuracy.num_right:
         return (
             f"The {baseline.label} setting answers nothing right: there is no accuracy "
@@ -100,7 +102,7 @@ def results(
     parameters: Mapping[str, Any],
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything, for JSON."""
+    """The content of ``results.json``; ``choice`` is None until all settings ran."""
     baseline = summaries[0]
     best = None
     if choice is not None:
@@ -131,7 +133,8 @@ def write_results(directory: Path, found: Mapping[str, Any]) -> list[Path]:
 
 
 def csv_row(entry: Mapping[str, Any]) -> Row:
-    """One setting of the JSON, flat."""
+    """A line of ``results.csv``: one entry of ``settings`` in the JSON, without its
+    nested values."""
     arguments = entry["vllm_xargs"]
     figures = {
         name: value

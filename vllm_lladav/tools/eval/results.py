@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an engine or a server gives back."""
+"""Answers of an engine or a server to the questions of a sweep."""
 
 import statistics
 from collections.abc import Mapping
@@ -12,17 +12,17 @@ from vllm_lladav.tools.flops import StepMasks
 
 @dataclass(frozen=True)
 class Answer:
-    """To one question.
+    """The answer to one question, and what the engine says of the request.
 
     Attributes:
         text: the answer.
-        num_tokens: of the answer, without the end token.
+        num_tokens: tokens of the answer, without the end token.
         is_ended: whether an end token bounded it, rather than the canvas.
         prompt_len: prompt tokens, visual tokens included.
         steps: denoising steps that ran.
-        visual_tokens: of the picture.
-        visual_tokens_kept: at the end.
-        masks: before each of the steps; None if they were not observed.
+        visual_tokens: visual tokens of the picture.
+        visual_tokens_kept: those that pruning left until the end.
+        masks: masks before each of the steps; None if steps were not observed.
     """
 
     text: str
@@ -36,7 +36,11 @@ class Answer:
 
     @classmethod
     def with_report(cls, params: Mapping[str, Any] | None, **values: Any) -> Self:
-        """Read ``kv_transfer_params`` of a response.
+        """An answer with what ``kv_transfer_params`` of a response reports.
+
+        Args:
+            params: the response's ``kv_transfer_params``.
+            values: all other attributes.
 
         Raises:
             ValueError: if the report of this plugin is not in it.
@@ -58,11 +62,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Run:
-    """All questions with one setting.
+    """The answers to all questions with one setting.
 
     Attributes:
         seconds: wall time of each repeat, from the first request to the last answer.
-        answers: of the first repeat, in the order of the questions.
+        answers: those of the first repeat, in the order of the questions.
     """
 
     setting: Setting
@@ -71,4 +75,5 @@ class Run:
 
     @property
     def median_seconds(self) -> float:
+        """Wall time of all questions, the median of the repeats."""
         return statistics.median(self.seconds)

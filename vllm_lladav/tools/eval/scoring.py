@@ -10,13 +10,13 @@ Z_95 = 1.959963984540054
 
 
 def normalise(text: str) -> str:
-    """What answers are compared by: case, outer and repeated white space, and a full
-    stop at the end do not matter."""
+    """The form in which answers are compared: in lower case, without a full stop at the
+    end, and with single spaces between words only."""
     return " ".join(text.casefold().split()).removesuffix(".").rstrip()
 
 
 def is_right(text: str, answer: str) -> bool:
-    """Whether they are the same once both are normalised."""
+    """Whether ``text`` is the right ``answer`` once both are normalised."""
     return normalise(text) == normalise(answer)
 
 
@@ -38,30 +38,35 @@ def wilson_interval(num_right: int, num_questions: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Right answers among those to some questions, at least one."""
+    """The number of right answers to at least one question."""
 
     num_right: int
     num_questions: int
 
     @property
     def value(self) -> float:
-        """The share, 0 to 1."""
+        """Share of right answers, 0 to 1."""
         return self.num_right / self.num_questions
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of 95%."""
+        """95% confidence interval of the share, (low, high)."""
         return wilson_interval(self.num_right, self.num_questions)
 
 
 def accuracy(right: Iterable[bool]) -> Accuracy:
-    """Of at least one answer."""
+    """Count which of at least one answer are right."""
     marks = list(right)
     return Accuracy(sum(marks), len(marks))
 
 
 def accuracy_by(groups: Iterable[str], right: Iterable[bool]) -> dict[str, Accuracy]:
-    """Per group, in order of their names; answers of the group ``""`` do not count."""
+    """Accuracy per group, in order of their names; the group ``""`` is left out.
+
+    Args:
+        groups: each answer's group.
+        right: whether each answer is right.
+    """
     marks: dict[str, list[bool]] = {}
     for group, mark in zip(groups, right, strict=True):
         if group:

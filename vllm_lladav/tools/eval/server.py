@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a running server, by its URL."""
+"""The questions of a sweep put to a running server, by its URL."""
 
 import os
 from collections.abc import Sequence
@@ -105,6 +105,6 @@ class ServerTarget:
 
 
 def _describe(error: OpenAIError) -> str:
-    """With what the server said, or why it could not be reached."""
+    """The message with what the server said, or why it could not be reached."""
     cause = error.__cause__
     return f"the server: {error}" + (f" ({cause})" if cause else "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs settings one after the other, and measures them."""
+"""Settings run one after the other, measured, and compared."""
 
 import statistics
 import time
@@ -39,7 +39,7 @@ def run_setting(
     """Ask all questions with one setting.
 
     Args:
-        warm_up: so many of the first questions are asked before, and not measured.
+        warm_up: number of first questions that are asked before and not measured.
         repeats: how often all questions are asked and timed.
     """
     assert repeats > 0
@@ -55,13 +55,13 @@ def run_setting(
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run comes to.
+    """Accuracy and cost of one setting.
 
     Attributes:
-        run: of the setting.
-        right: which answers were.
-        accuracy: of all questions.
-        by_task, by_kind: of those that have a task or kind.
+        run: its answers and times.
+        right: whether each answer is right.
+        accuracy: over all questions.
+        by_task, by_kind: accuracy by the questions' tasks and kinds.
         agreement: share of the answers that are those of the baseline, right or wrong.
         seconds: wall time of all questions; the median of the repeats.
         steps: denoising steps per request, on average.
@@ -87,6 +87,7 @@ class Summary:
 
     @property
     def label(self) -> str:
+        """The setting's name, such as ``dual``."""
         return self.run.setting.label
 
 
@@ -96,9 +97,11 @@ def summarise(
     baseline: Run,
     cost: "CostModel | None" = None,
 ) -> Summary:
-    """
+    """Score a run's answers, and compute what they cost.
+
     Args:
-        cost: of the checkpoint; None if it is not known.
+        baseline: the exact setting's run, with whose answers these are compared.
+        cost: the checkpoint's; None if it is not known.
     """
     answers = run.answers
     right = tuple(
@@ -151,7 +154,12 @@ class Choice:
 
 
 def choose(summaries: Sequence[Summary], keep: float) -> Choice:
-    """The first of ``summaries`` is the baseline, which always is good enough."""
+    """Find the cheapest settings that keep enough accuracy.
+
+    Args:
+        summaries: the first one is the baseline, which always is accurate enough.
+        keep: share of the baseline's right answers that must be kept, 0 to 1.
+    """
     baseline = summaries[0]
     # Counts, not shares: no rounding at the limit, other than that of ``keep``.
     least = keep * baseline.accuracy.num_right - 1e-9

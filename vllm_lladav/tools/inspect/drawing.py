@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws an inspection: what was kept, and the scores. Pillow and numpy only.
+"""The drawing of an inspection: what was kept, and the scores.
+
+Needs Pillow and numpy only.
 
 Every image gets one row per view (overview, tiles). On the left is the picture, dimmed
 where patches were dropped or where no patch looks; on the right are the scores.
@@ -38,7 +40,7 @@ that it also reads without colour vision."""
 
 
 def draw(inspection: Inspection) -> Image.Image:
-    """All images of an inspection below each other."""
+    """A picture of all images of an inspection, below each other, with the cuts."""
     lines = [
         f"step {stage.step}, layer {stage.layer}: {stage.num_kept} of "
         f"{stage.num_seen} visual tokens kept"
@@ -51,7 +53,7 @@ def draw(inspection: Inspection) -> Image.Image:
 
 
 def draw_image(image: ImageInspection, title: str = "image") -> Image.Image:
-    """One image: a header, and a row of panels per view."""
+    """A picture of one image: a header, and a row of panels per view."""
     width, height = image.size
     header = (
         f"{title}: {width}x{height} pixels, {image.mode}, {int(image.kept.sum())} of "
@@ -108,7 +110,7 @@ def _kind(token: VisualToken) -> str:
 
 
 def panel_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) at which a picture is drawn."""
+    """(width, height) in pixels at which a picture of this size is drawn."""
     scale = PANEL / max(size)
     return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
 
@@ -147,7 +149,7 @@ def _pixels(start: float, end: float, scale: float) -> tuple[int, int]:
 
 
 def dim_dropped(pixels: np.ndarray, index: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """``[h, w, 3]`` uint8, unchanged where a patch was kept.
+    """The picture, ``[h, w, 3]`` uint8, darker where no patch was kept.
 
     Args:
         pixels: ``[h, w, 3]`` uint8.
@@ -159,7 +161,12 @@ def dim_dropped(pixels: np.ndarray, index: np.ndarray, kept: np.ndarray) -> np.n
 
 
 def heat_map(index: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """``[h, w, 3]`` uint8: the colour of the score of each pixel's patch."""
+    """The colour of the score of each pixel's patch, ``[h, w, 3]`` uint8.
+
+    Args:
+        index: ``[h, w]``, as :func:`token_index` returns it.
+        scores: ``[n]``, by visual token; nan where there is none.
+    """
     colours = np.full((len(scores) + 1, 3), NOT_SCORED, np.uint8)
     is_scored = np.isfinite(scores)
     colours[:-1][is_scored] = ramp(relative_ranks(scores[is_scored]))
@@ -167,7 +174,8 @@ def heat_map(index: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def relative_ranks(scores: np.ndarray) -> np.ndarray:
-    """``[n]`` in 0 (lowest) to 1 (highest); equal scores share their middle rank."""
+    """Ranks of scores ``[n]``, from 0 (lowest) to 1 (highest); equal scores share their
+    middle rank."""
     ordered = np.sort(scores)
     lower = np.searchsorted(ordered, scores, side="left")
     not_higher = np.searchsorted(ordered, scores, side="right")
@@ -175,7 +183,7 @@ def relative_ranks(scores: np.ndarray) -> np.ndarray:
 
 
 def ramp(values: np.ndarray) -> np.ndarray:
-    """``[n]`` in 0 to 1 to colours ``[n, 3]``, uint8."""
+    """Colours, ``[n, 3]`` uint8, of values ``[n]`` from 0 to 1."""
     stops = np.linspace(0, 1, len(RAMP))
     channels = [np.interp(values, stops, RAMP[:, channel]) for channel in range(3)]
     return np.stack(channels, axis=-1).round().astype(np.uint8)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where in the original picture every visual token looks. No vLLM in here.
+"""Where in the original picture every visual token looks.
+
+No vLLM in here.
 
 The inverse of :mod:`vllm_lladav.model.lladav.anyres`. Sizes are (width, height) in
 pixels. Along each axis a grid of visual tokens is a list of *lines*, the edges between
@@ -19,7 +21,6 @@ import numpy as np
 
 from vllm_lladav.model.lladav.anyres import (
     AnyresGeometry,
-    ImageMode,
     check_size,
     final_grid,
     select_best_resolution,
@@ -27,6 +28,7 @@ from vllm_lladav.model.lladav.anyres import (
     unpad_margins,
     unpadded_grid,
 )
+from vllm_lladav.model.lladav.image_modes import ImageMode
 
 View = Literal["overview", "tiles"]
 VIEWS: tuple[View, ...] = ("overview", "tiles")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading pictures. Pillow only."""
+"""Pictures as the model takes them; needs Pillow only."""
 
 from io import BytesIO
 from pathlib import Path
@@ -8,7 +8,7 @@ from PIL import Image, UnidentifiedImageError
 
 
 def read_picture(image: Image.Image | str | Path) -> Image.Image:
-    """In RGB, and not turned by EXIF: as the model takes it.
+    """Open a picture as the model takes it: in RGB, and not turned by its EXIF.
 
     Raises:
         ValueError: if it is no image that Pillow reads.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an inspection found. No vLLM in here."""
+"""What an inspection found: which visual tokens were kept, and their scores."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from vllm_lladav.model.lladav.anyres import ImageMode
+from vllm_lladav.model.lladav.image_modes import ImageMode
 from vllm_lladav.tools.inspect.patch_map import VisualToken
 
 
 @dataclass(frozen=True)
 class StageReport:
-    """One cut, over all images.
+    """One stage of pruning, over all images of the request.
 
     Attributes:
-        step, layer: counted from 1.
-        num_seen: visual tokens that were left.
-        num_kept: of these.
+        step, layer: denoising step and decoder layer, counted from 1.
+        num_seen: visual tokens before it.
+        num_kept: visual tokens after it.
     """
 
     step: int
@@ -35,8 +35,8 @@ class ImageInspection:
         picture: as the model took it, RGB.
         mode: how it was tiled.
         tokens: ``n`` visual tokens and where in the picture they look.
-        scores: ``[n]``, float32: of the last stage that scored the token; nan where
-            none did.
+        scores: ``[n]``, float32: each token's in the last stage that scored it; nan
+            where none did.
         kept: ``[n]``, bool: kept by all stages.
     """
 
@@ -54,12 +54,12 @@ class ImageInspection:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A request that ran.
+    """The outcome of a request that was inspected.
 
     Attributes:
-        answer: its text.
-        images: in order.
-        stages: in order; none if nothing was pruned.
+        answer: text of the answer.
+        images: in the order of the prompt.
+        stages: in the order in which they ran; empty if nothing was pruned.
     """
 
     answer: str
@@ -70,7 +70,7 @@ class Inspection:
 def follow_stages(
     num_visual: int, stages: Iterable[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and survivors by original visual token.
+    """Scores of all visual tokens, and which of them all stages kept.
 
     A stage counts the tokens that the stages before it left; ``stages`` are pairs of
     scores (``[m]``) and the indices that it keeps (``[k]``).
@@ -91,6 +91,6 @@ def follow_stages(
 
 
 def split_by_image(values: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
-    """``[sum(lengths)]`` to one array per image."""
+    """Split ``[sum(lengths)]`` into an array for each image, of these lengths."""
     assert len(values) == sum(lengths), (len(values), lengths)
     return np.split(values, np.cumsum(lengths)[:-1])

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one request with pruning in this process and watches what is kept."""
+"""Pruning of one request, watched in an engine of this process."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from vllm_lladav.tools.engine import denoising_state, start_engine
+from vllm_lladav.tools.engine import denoising_state, running_engine
 from vllm_lladav.tools.inspect.patch_map import map_visual_tokens
 from vllm_lladav.tools.inspect.pictures import read_picture
 from vllm_lladav.tools.inspect.result import (
@@ -31,22 +31,21 @@ def inspect_pruning(
     prompt: str,
     *,
     image_mode: str = "auto",
-    gen_length: int | None = None,
-    steps: int | None = None,
     seed: int | None = None,
-    **pruning: Any,
+    **options: Any,
 ) -> Inspection:
     """Ask about images, and find out which visual tokens pruning keeps.
 
     Args:
         model: name, directory or alias of a model, which is loaded and shut down
-            again, or an idle engine as :func:`start_engine` makes it.
+            again, or an idle engine in this process
+            (:func:`~vllm_lladav.tools.engine.start_engine`).
         images: at least one; they stand before the prompt.
         prompt: the user's message.
         image_mode: ``auto``, ``anyres``, ``pad_stacked`` or ``pad_list``.
-        gen_length, steps, seed: of the request; the server's defaults if None.
-        pruning: ``prune_rate``, ``prune_layer``, ``prune_stages``, ``prune_policy``,
-            ``prune_queries``, ... as in ``vllm_xargs``; None is "not sent".
+        seed: of what is random in the request.
+        options: ``gen_length``, ``steps``, ``prune_rate``, ... as in ``vllm_xargs``;
+            None is "not sent".
 
     Raises:
         VLLMValidationError: for values that the engine refuses.
@@ -56,22 +55,16 @@ def inspect_pruning(
     if not images:
         raise ValueError("at least one image is needed")
     pictures = [read_picture(image) for image in images]
-    request_args = {"gen_length": gen_length, "steps": steps, **pruning}
     with _running(model) as llm:
-        return _inspect(llm, pictures, prompt, image_mode, seed, request_args)
+        return _inspect(llm, pictures, prompt, image_mode, seed, options)
 
 
-@contextmanager
-def _running(model: "str | Path | LLM") -> "Iterator[LLM]":
+def _running(model: "str | Path | LLM") -> "AbstractContextManager[LLM]":
     """An engine that is shut down afterwards, or the one that is given."""
     if not isinstance(model, str | Path):
-        yield model
-        return
-    llm = start_engine(model)
-    try:
-        yield llm
-    finally:
-        llm.llm_engine.engine_core.shutdown()
+        return nullcontext(model)
+    # For a single request, capturing graphs takes longer than it saves.
+    return running_engine(model, max_num_seqs=1, enforce_eager=True)
 
 
 def _inspect(
@@ -80,10 +73,8 @@ def _inspect(
     prompt: str,
     image_mode: str,
     seed: int | None,
-    request_args: dict[str, Any],
+    options: dict[str, Any],
 ) -> Inspection:
-    from vllm import SamplingParams
-
     from vllm_lladav.model.lladav.processing import ImageOptions
     from vllm_lladav.model.lladav.vision import geometry_from_config
 
@@ -95,24 +86,8 @@ def _inspect(
     geometry = geometry_from_config(config)
     tokens = [map_visual_tokens(p.size, geometry, mode) for p in pictures]
 
-    content = [{"type": "image_pil", "image_pil": picture} for picture in pictures]
-    messages: list[Any] = [
-        {"role": "user", "content": [*content, {"type": "text", "text": prompt}]}
-    ]
-    sampling = SamplingParams(
-        # None: the canvas is as long as gen_length says.
-        max_tokens=None,
-        temperature=0.0,
-        seed=seed,
-        extra_args=request_args,
-    )
     with _observed(llm) as stages:
-        (output,) = llm.chat(
-            messages,
-            sampling,
-            use_tqdm=False,
-            mm_processor_kwargs={"image_mode": mode},
-        )
+        answer = _ask(llm, pictures, prompt, mode, seed, options)
 
     lengths = [len(image) for image in tokens]
     arrays = [
@@ -121,7 +96,7 @@ def _inspect(
     ]
     scores, kept = follow_stages(sum(lengths), arrays)
     return Inspection(
-        answer=output.outputs[0].text,
+        answer=answer,
         images=tuple(
             ImageInspection(picture, mode, picture_tokens, its_scores, its_kept)
             for picture, picture_tokens, its_scores, its_kept in zip(
@@ -139,6 +114,34 @@ def _inspect(
             for stage in stages
         ),
     )
+
+
+def _ask(
+    llm: "LLM",
+    pictures: list[Image.Image],
+    prompt: str,
+    mode: str,
+    seed: int | None,
+    request_args: dict[str, Any],
+) -> str:
+    """The text of the answer."""
+    from vllm import SamplingParams
+
+    content = [{"type": "image_pil", "image_pil": picture} for picture in pictures]
+    messages: list[Any] = [
+        {"role": "user", "content": [*content, {"type": "text", "text": prompt}]}
+    ]
+    sampling = SamplingParams(
+        # None: the canvas is as long as gen_length says.
+        max_tokens=None,
+        temperature=0.0,
+        seed=seed,
+        extra_args=request_args,
+    )
+    (output,) = llm.chat(
+        messages, sampling, use_tqdm=False, mm_processor_kwargs={"image_mode": mode}
+    )
+    return output.outputs[0].text
 
 
 @contextmanager

@@ -1,32 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of a checkpoint, and the visual tokens of images with it."""
+"""What a checkpoint's files say without its weights: shapes, lengths, image tiling."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from vllm_lladav.model.aliases import MODEL_ALIASES, resolve_alias
+from vllm_lladav.model.lladav.image_modes import resolve_image_mode
 from vllm_lladav.tools.flops import ModelShape, VisionShape
 
 if TYPE_CHECKING:
-    from vllm_lladav.model.lladav.anyres import AnyresGeometry, ImageMode
+    from vllm_lladav.model.lladav.anyres import AnyresGeometry
 
 VOCAB_PADDING = 64
-"""vLLM rounds the rows of the embedding and of the LM head up to a multiple."""
+"""vLLM rounds the rows of the token embedding and of the LM head up to a multiple."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """
+    """What the tools compute with; no weights, and no torch until images are tiled.
+
     Attributes:
-        name: for the report.
-        max_model_len: ``max_position_embeddings``: vLLM's default.
-        pinpoints: canvases for tiles, (width, height) in pixels.
-        tile_size: pixels along a tile.
-        tile_grid: visual tokens along a tile.
+        name: as the user gave it.
+        shape: dimensions of decoder and vision tower.
+        max_model_len: ``max_position_embeddings``, vLLM's default for the flag.
+        pinpoints: sizes of the canvases that images are tiled on, (width, height) in
+            pixels.
+        tile_size: side of a square tile, in pixels.
+        tile_grid: visual tokens along a side of a tile.
         max_tiles: N of ``anyres_max_N``; None for no limit.
-        uses_anyres: whether a single image is tiled.
+        uses_anyres: whether a single image is tiled by default.
     """
 
     name: str
@@ -41,30 +45,31 @@ class Checkpoint:
     def visual(
         self, sizes: Sequence[tuple[int, int]], mode: str = "auto"
     ) -> tuple[tuple[int, ...], int]:
-        """Visual tokens of each image of a request, and tiles of all.
+        """Visual tokens of each image of a request, and the number of tiles of all
+        images together (the overview of a tiled image is one).
 
         Args:
-            sizes: (width, height) in pixels.
-            mode: as in ``mm_processor_kwargs``; ``auto`` tiles a single image if the
-                checkpoint does, and pads several to squares.
+            sizes: (width, height) of each image, in pixels.
+            mode: as in ``mm_processor_kwargs``.
+
+        Raises:
+            ValueError: for ``anyres`` with a checkpoint that does not tile images.
         """
         from vllm_lladav.model.lladav.anyres import num_visual_tokens, tile_layout
 
-        if mode == "anyres" and not self.uses_anyres:
-            raise ValueError(f"{self.name} does not tile images")
-        if mode == "auto":
-            is_tiled = self.uses_anyres and len(sizes) == 1
-            mode = "anyres" if is_tiled else "pad_stacked"
+        resolved = resolve_image_mode(mode, self.uses_anyres, len(sizes))
         tokens, num_tiles = [], 0
         for size in sizes:
-            known = cast("ImageMode", mode)
-            tokens.append(num_visual_tokens(*size, self._geometry, known))
-            columns, rows = tile_layout(size, self._geometry)
-            num_tiles += 1 + columns * rows if mode == "anyres" else 1
+            tokens.append(num_visual_tokens(*size, self.geometry, resolved))
+            num_tiles += 1
+            if resolved == "anyres":
+                columns, rows = tile_layout(size, self.geometry)
+                num_tiles += columns * rows
         return tuple(tokens), num_tiles
 
     @property
-    def _geometry(self) -> "AnyresGeometry":
+    def geometry(self) -> "AnyresGeometry":
+        """What the tiling of ``model/lladav/anyres.py`` is told. Imports torch."""
         from vllm_lladav.model.lladav.anyres import AnyresGeometry
 
         return AnyresGeometry(
@@ -72,7 +77,7 @@ class Checkpoint:
         )
 
 
-PRESETS = {
+PRESETS: dict[str, Checkpoint] = {
     "8b": Checkpoint(
         name="LLaDA-V 8B",
         shape=ModelShape(
@@ -96,11 +101,15 @@ PRESETS = {
         pinpoints=tuple((384 * w, 384 * h) for w in range(1, 7) for h in range(1, 7)),
     )
 }
+"""Built-in shapes by name: nothing is read or downloaded."""
 
 
 def read_checkpoint(model: str) -> Checkpoint:
-    """Of an alias, a hub name, or a directory with a ``config.json``. No weights are
-    read; without a tokenizer the vocabulary's size is the config's.
+    """Read the config and the tokenizer's length of a checkpoint, no weights.
+
+    Args:
+        model: alias, hub name, or directory with a ``config.json``. In a directory
+            without a tokenizer the vocabulary's size is the config's.
 
     Raises:
         OSError: if it is not there.
@@ -135,7 +144,7 @@ def read_checkpoint(model: str) -> Checkpoint:
 
 
 def _tokenizer_length(name: str) -> int | None:
-    """None for a directory without one."""
+    """Number of tokens; None for a directory without a tokenizer."""
     from transformers import AutoTokenizer
 
     if Path(name).is_dir() and not Path(name, "tokenizer.json").is_file():
