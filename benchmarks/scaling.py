@@ -101,8 +101,10 @@ class Bench:
         assert sum(tokens) == found["visual_tokens"], (tokens, found)
         plan = make_plan(
             Images(tokens, num_tiles),
+            num_layers=self.checkpoint.shape.num_layers,
             text_tokens=found["prompt_tokens"] - sum(tokens),
             gen_length=case.gen_length,
+            block_length=case.gen_length,
             steps=case.steps,
             cache=case.cache,
             refresh_interval=case.steps,

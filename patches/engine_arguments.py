@@ -36,13 +36,13 @@ def apply() -> None:
     @functools.wraps(add_cli_args)
     def add_with_ours(parser: Any) -> Any:
         parser = add_cli_args(parser)
-        flags.add_arguments(parser)
+        flags.add_server_flags(parser)
         return parser
 
     @functools.wraps(from_cli_args)
     def from_args_with_ours(cls: type, args: Any) -> Any:
         engine_args = from_cli_args(cls, args)
-        merged = flags.merge_arguments(args, engine_args.additional_config)
+        merged = flags.merge_flags(args, engine_args.additional_config)
         # The processes of further API servers get these arguments and read them
         # before they load plugins.
         args.additional_config = engine_args.additional_config = merged
@@ -68,7 +68,7 @@ def apply() -> None:
         }
         config = create_engine_config(self, *args, **kwargs)
         if config.model_config.architecture == ARCHITECTURE:
-            flags.refuse(asked_for)
+            flags.refuse_flags(asked_for)
         return config
 
     @functools.wraps(get_model_path)

@@ -23,7 +23,7 @@ from tests.golden.cases import GoldenCase, cache_args, is_prompt_cache, pruning_
 from vllm_lladav.denoising.canvas import Canvas
 from vllm_lladav.scheduler.scheduler import DenoisingScheduler
 from vllm_lladav.tools.engine import denoising_state, engine_core, start_engine
-from vllm_lladav.worker.prune_pass import Pruned
+from vllm_lladav.worker.scoring import Pruned
 from vllm_lladav.worker.state import DenoisingState
 
 KV_BLOCK = 128

@@ -47,6 +47,15 @@ def test_help_lists_the_flags_in_their_own_group() -> None:
     assert "\nLLaDA-V:\n" in "\n" + text
 
 
+@pytest.mark.slow
+def test_flags_of_pruning_need_the_plugin() -> None:
+    """Also where the value is the default."""
+    command = [str(VLLM), "serve", "lladav-tiny", "--prune-rate", "0.5"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode != 0
+    assert "prune_rate needs --plugin pruning; got 0.5" in result.stderr
+
+
 def _help(group: str) -> str:
     command = [str(VLLM), "serve", f"--help={group}"]
     result = subprocess.run(

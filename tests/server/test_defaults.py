@@ -56,6 +56,15 @@ def test_whole_default_canvas(client: OpenAI, server: ServerProcess) -> None:
     assert counted["lladav:denoising_steps_total"] == GEN_LENGTH
 
 
+def test_steps_without_end_are_those_that_do_something(client: OpenAI) -> None:
+    """The largest number that is taken is answered like one step per position."""
+    answers = [
+        ask(client, extra_body={"vllm_xargs": {"gen_length": 8, "steps": steps}})
+        for steps in (8, 2**31 - 1)
+    ]
+    assert text_of(answers[0]) == text_of(answers[1])
+
+
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 @pytest.mark.parametrize(
     ("length", "canvas"), [(20, 20), (200, 256)], ids=["one_block", "two_blocks"]

@@ -7,7 +7,7 @@ from vllm import SamplingParams
 
 from vllm_lladav.denoising.params import DenoisingParams, denoising_params
 from vllm_lladav.frontend.request import Limits, resolve
-from vllm_lladav.options.server import ServerConfig
+from vllm_lladav.options.options import ServerOptions
 
 END = 7
 ROOMY = Limits(
@@ -30,7 +30,7 @@ class Letters:
 def resolved(
     extra: dict[str, Any] | None = None,
     *,
-    server: ServerConfig | None = None,
+    server: ServerOptions | None = None,
     limits: Limits = ROOMY,
     prompt_len: int = 10,
     **fields: Any,
@@ -38,5 +38,5 @@ def resolved(
     params = SamplingParams(
         **{"max_tokens": None, "temperature": 0.0, **fields}, extra_args=extra
     )
-    resolve(params, prompt_len, server or ServerConfig(), limits, Letters(), END)
+    resolve(params, prompt_len, server or ServerOptions(), limits, Letters(), END)
     return denoising_params(params), params

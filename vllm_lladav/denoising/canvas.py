@@ -250,8 +250,8 @@ class Canvas:
             return len(confidence)
         return num_confident(
             confidence,
-            self.params.confidence_threshold,
-            self.params.confidence_factor,
+            self.params.confidence_threshold or None,
+            self.params.confidence_factor or None,
         )
 
     def _block_continues(self) -> bool:

@@ -8,7 +8,7 @@ from vllm.exceptions import VLLMValidationError
 
 from vllm_lladav.frontend.request import Limits, check_supported, resolve
 from vllm_lladav.model.lladav.prompt import IMAGE_MARK
-from vllm_lladav.options.server import ServerConfig
+from vllm_lladav.options.reading import server_of
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -66,7 +66,7 @@ def resolve_request(
     resolve(
         sampling_params,
         prompt_len=len(request.prompt_token_ids),
-        server=ServerConfig.of(vllm_config),
+        server=server_of(vllm_config),
         limits=Limits(
             max_prompt_len=config.max_prompt_len,
             max_model_len=model_config.max_model_len,

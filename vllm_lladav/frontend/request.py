@@ -10,42 +10,18 @@ the engine core and the workers read the result with
 
 import math
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
-from vllm_lladav.denoising.params import (
-    CACHES,
-    REMASKING,
-    RESOLVED_KEY,
-    DenoisingParams,
-)
+from vllm_lladav.denoising.params import RESOLVED_KEY, DenoisingParams
 from vllm_lladav.denoising.plan import StepPlan
-from vllm_lladav.frontend.pruning import PRUNING_ARGS, resolve_pruning
-from vllm_lladav.options.request_args import RequestArgs, invalid
-from vllm_lladav.options.server import DENOISING_PRESETS, ServerConfig
-
-STOPS_KEY = "lladav_stops"
-"""Where the client's ``stop`` and ``stop_token_ids`` travel, for ``stop_reason``."""
-
-DENOISING_ARGS = (
-    "denoising",
-    "gen_length",
-    "block_length",
-    "steps",
-    "remasking",
-    "generation_suffix",
-    "confidence_threshold",
-    "confidence_factor",
-    "cache",
-    "refresh_interval",
-    "cfg_scale",
-)
-REQUEST_ARGS = DENOISING_ARGS + PRUNING_ARGS
-"""Names accepted in ``vllm_xargs``."""
+from vllm_lladav.denoising.resolve import resolve as resolve_options
+from vllm_lladav.options.kinds import OptionError
+from vllm_lladav.options.options import ServerOptions
 
 MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1
 """What torch's generators take. Sample i of a request gets ``seed + i``."""
@@ -117,10 +93,10 @@ def check_supported(params: SamplingParams) -> None:
             value=str(value),
         )
     if params.logprobs is not None and params.logprobs < 0:
-        raise invalid("logprobs", params.logprobs, "at least 0")
+        raise _invalid("logprobs", params.logprobs, "at least 0")
     last_seed = MAX_SEED - (params.n - 1)
     if params.seed is not None and not MIN_SEED <= params.seed <= last_seed:
-        raise invalid("seed", params.seed, f"between {MIN_SEED} and {last_seed}")
+        raise _invalid("seed", params.seed, f"between {MIN_SEED} and {last_seed}")
     if not math.isfinite(params.temperature):
         raise VLLMValidationError(
             "temperature must be a finite number of at least 0",
@@ -132,7 +108,7 @@ def check_supported(params: SamplingParams) -> None:
 def resolve(
     params: SamplingParams,
     prompt_len: int,
-    server: ServerConfig,
+    server: ServerOptions,
     limits: Limits,
     tokenizer: Any,
     end_token_id: int,
@@ -147,60 +123,40 @@ def resolve(
     Raises:
         VLLMValidationError: naming the parameter, its value and what is allowed.
     """
-    args = RequestArgs(params.extra_args or {})
-    args.refuse_unknown(REQUEST_ARGS)
-    preset = args.one_of("denoising", tuple(DENOISING_PRESETS), server.denoising)
-    if "denoising" in args:
-        server = server.with_preset(preset)
-    suffix = _encode(tokenizer, args.string("generation_suffix", ""))
-    lengths = _resolve_lengths(args, params.max_tokens, server)
-    remasking = args.one_of("remasking", REMASKING, server.remasking)
-    threshold, factor = _resolve_confidence(args, server, remasking)
-    cache = args.one_of("cache", CACHES, server.cache)
-    refresh_interval = args.integer("refresh_interval", server.refresh_interval)
-    if has_prompt_masks:
-        # They are predicted too, in every step.
-        cache = "none"
-    cfg_scale = args.number("cfg_scale", server.cfg_scale)
-    if cfg_scale < 0:
-        raise invalid("cfg_scale", cfg_scale, "at least 0 (off)")
-    pruning = resolve_pruning(args, server, limits.num_layers, lengths["steps"])
-    is_random = (
-        params.temperature > 0
-        or remasking == "random"
-        or (pruning is not None and pruning.policy == "random")
-    )
-    if is_random and params.seed is None:
-        # Drawn here, once: every tensor-parallel rank must draw the same noise.
-        params.seed = secrets.randbits(32)
-    stops = [params.stop] if isinstance(params.stop, str) else params.stop or []
+    values = params.extra_args or {}
+    stops = [params.stop] if isinstance(params.stop, str) else list(params.stop or [])
     stop_sequences = [_encode(tokenizer, stop) for stop in stops]
     stop_sequences += [(token_id,) for token_id in params.stop_token_ids or []]
     if not all(stop_sequences):
-        raise invalid("stop", stops, "strings that encode to at least one token")
+        raise _invalid("stop", stops, "strings that encode to at least one token")
     ends = not params.ignore_eos and (end_token_id,) not in stop_sequences
-    resolved = DenoisingParams(
-        **lengths,
-        temperature=params.temperature,
-        top_k=max(params.top_k, 0),
-        top_p=params.top_p,
-        remasking=remasking,
-        seed=params.seed,
-        stop_sequences=tuple(stop_sequences),
-        end_token_id=end_token_id if ends else None,
-        suffix_token_ids=suffix,
-        confidence_threshold=threshold,
-        confidence_factor=factor,
-        cache=cache,
-        refresh_interval=refresh_interval,
-        pruning=pruning,
-        cfg_scale=cfg_scale,
-    )
-    _check_fits(resolved, prompt_len, limits)
-    params.extra_args = {
-        RESOLVED_KEY: resolved.to_values(),
-        STOPS_KEY: list(stops) + list(params.stop_token_ids or []),
+    sampling: dict[str, Any] = {
+        "temperature": params.temperature,
+        "top_k": max(params.top_k, 0),
+        "top_p": params.top_p,
+        "stop_sequences": tuple(stop_sequences),
+        "stops": (*stops, *(params.stop_token_ids or [])),
+        "end_token_id": end_token_id if ends else None,
     }
+    if has_prompt_masks:
+        # They are predicted too, in every step.
+        sampling["cache"] = "none"
+    max_tokens = params.max_tokens
+    if isinstance(max_tokens, DefaultMaxTokens):
+        max_tokens = None
+    try:
+        resolved = resolve_options(
+            server, values, limits.num_layers, max_tokens, **sampling
+        )
+    except OptionError as error:
+        raise VLLMValidationError(str(error), parameter=error.name) from None
+    suffix = _encode(tokenizer, resolved.generation_suffix)
+    resolved = replace(resolved, suffix_token_ids=suffix)
+    if resolved.is_random and params.seed is None:
+        # Drawn here, once: every tensor-parallel rank must draw the same noise.
+        params.seed = secrets.randbits(32)
+    _check_fits(resolved, prompt_len, limits)
+    params.extra_args = {RESOLVED_KEY: resolved.to_values()}
     params.max_tokens = resolved.max_answer_tokens + len(suffix)
     params.stop = []
     params.stop_token_ids = []
@@ -209,84 +165,16 @@ def resolve(
     params.include_stop_str_in_output = True
 
 
-def _resolve_lengths(
-    args: RequestArgs, max_tokens: int | None, server: ServerConfig
-) -> dict[str, int]:
-    """gen_length, block_length, steps and max_answer_tokens.
-
-    What the client set is taken as it is or refused. What follows from
-    ``max_tokens`` alone is rounded up where it does not divide, and the answer
-    is cut.
-    """
-    wanted = max_tokens
-    if wanted is None or isinstance(wanted, DefaultMaxTokens):
-        wanted = args.integer("gen_length", server.gen_length)
-    name = "gen_length" if "gen_length" in args else "max_tokens"
-    gen_length = args.integer("gen_length", wanted)
-    if gen_length > server.max_gen_length:
-        raise invalid(
-            name, gen_length, f"at most {server.max_gen_length} (--max-gen-length)"
-        )
-    block_length = args.integer("block_length", min(server.block_length, gen_length))
-    num_blocks = -(-gen_length // block_length)
-    if "gen_length" in args and gen_length % block_length:
-        raise invalid(
-            "block_length", block_length, f"a divisor of gen_length ({gen_length})"
-        )
-    answer_len = min(wanted, gen_length)
-    gen_length = num_blocks * block_length
-    if gen_length > server.max_gen_length:
-        raise invalid(
-            "block_length",
-            block_length,
-            f"one with which {name} ({answer_len}), rounded up to whole blocks, is "
-            f"at most {server.max_gen_length} (--max-gen-length)",
-        )
-    steps_per_block = -(-block_length // server.tokens_per_step)
-    steps = args.integer("steps", steps_per_block * num_blocks)
-    if steps % num_blocks:
-        raise invalid(
-            "steps",
-            steps,
-            f"a multiple of the number of blocks ({num_blocks} of {block_length} "
-            f"positions each)",
-        )
-    return {
-        "gen_length": gen_length,
-        "block_length": block_length,
-        "steps": steps,
-        "max_answer_tokens": answer_len,
-    }
-
-
-def _resolve_confidence(
-    args: RequestArgs, server: ServerConfig, remasking: str
-) -> tuple[float | None, float | None]:
-    """Threshold and factor; 0 turns off what the server has set."""
-    threshold = args.number("confidence_threshold", server.confidence_threshold)
-    if not 0 <= threshold <= 1:
-        raise invalid("confidence_threshold", threshold, "from 0 (off) to 1")
-    factor = args.number("confidence_factor", server.confidence_factor)
-    if factor < 0:
-        raise invalid("confidence_factor", factor, "at least 0 (off)")
-    if remasking == "random":
-        for name in ("confidence_threshold", "confidence_factor"):
-            if name in args:
-                raise invalid(name, "a value", "left out with random remasking")
-        return None, None
-    return threshold or None, factor or None
-
-
 def _check_fits(params: DenoisingParams, prompt_len: int, limits: Limits) -> None:
     if prompt_len > limits.max_prompt_len:
-        raise invalid(
+        raise _invalid(
             "prompt",
             f"{prompt_len} tokens",
             f"at most {limits.max_prompt_len} tokens, images included "
             "(tokenizer_model_max_length of the checkpoint)",
         )
     if params.num_sequences > limits.max_num_seqs:
-        raise invalid(
+        raise _invalid(
             "cfg_scale",
             params.cfg_scale,
             f"0 with --max-num-seqs {limits.max_num_seqs} (guidance needs 2)",
@@ -301,11 +189,11 @@ def _check_fits(params: DenoisingParams, prompt_len: int, limits: Limits) -> Non
         size = f"twice (cfg_scale) {size}, from KV block to KV block,"
     size = f"{size} = {needed} tokens"
     if needed >= limits.max_model_len:
-        raise invalid(
+        raise _invalid(
             "max_tokens", size, f"less than max_model_len ({limits.max_model_len})"
         )
     if limits.num_kv_slots is not None and needed > limits.num_kv_slots:
-        raise invalid(
+        raise _invalid(
             "max_tokens",
             size,
             f"at most {limits.num_kv_slots} tokens, the whole KV cache",
@@ -314,3 +202,9 @@ def _check_fits(params: DenoisingParams, prompt_len: int, limits: Limits) -> Non
 
 def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
     return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _invalid(parameter: str, value: object, allowed: str) -> VLLMValidationError:
+    return VLLMValidationError(
+        f"{parameter} must be {allowed}; got {value}", parameter=parameter
+    )

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 import torch
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
+from vllm_lladav.denoising.resolve import check_depth
 from vllm_lladav.model.lladav.config import (
     LladavConfig,
     image_token_id,
     tokenizer_length,
     validate_config,
 )
-from vllm_lladav.options.server import ServerConfig
+from vllm_lladav.options.options import ServerOptions
+from vllm_lladav.options.reading import server_of
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -33,8 +35,8 @@ class LladavVllmConfig(VerifyAndUpdateConfig):
         config = vllm_config.model_config.hf_config
         assert isinstance(config, LladavConfig), type(config)
         validate_config(config)
-        server = ServerConfig.of(vllm_config)
-        server.check_depth(config.num_hidden_layers)
+        server = server_of(vllm_config)
+        check_depth(server, config.num_hidden_layers)
         _refuse_unsupported(vllm_config)
         _complete_model_config(vllm_config, server)
         _adapt_scheduling(vllm_config)
@@ -78,7 +80,7 @@ def _refuse_unsupported(vllm_config: "VllmConfig") -> None:
         raise ValueError(f"LLaDA-V cannot be served with {', '.join(asked)}")
 
 
-def _complete_model_config(vllm_config: "VllmConfig", server: ServerConfig) -> None:
+def _complete_model_config(vllm_config: "VllmConfig", server: ServerOptions) -> None:
     """Values that follow from the tokenizer and the server options."""
     model_config = vllm_config.model_config
     config = model_config.hf_config

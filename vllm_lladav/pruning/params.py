@@ -5,7 +5,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Self
 
-POLICIES = ("fastv", "aggregated", "adaptive", "similarity", "uniform", "random")
+from vllm_lladav.pruning.policies import POLICIES, policy_of
+
 QUERIES = ("all", "answer", "last")
 POSITIONS = ("original", "compact")
 
@@ -36,7 +37,7 @@ class PruningParams:
         positions: of kept tokens in later steps: ``original`` or ``compact``
             (renumbered without gaps).
         min_visual_tokens: a request with fewer is left alone.
-        tau: share of the attention mass that ``adaptive`` keeps.
+        tau: share of the attention mass that an adaptive policy keeps.
     """
 
     stages: tuple[PruneStage, ...]
@@ -60,7 +61,12 @@ class PruningParams:
     @property
     def is_adaptive(self) -> bool:
         """Whether only the worker knows how many tokens are dropped."""
-        return self.policy == "adaptive"
+        return policy_of(self.policy).is_adaptive
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the request needs a seed to be pruned."""
+        return policy_of(self.policy).is_random
 
     def stages_of(self, step: int) -> tuple[PruneStage, ...]:
         """Stages of a denoising step, counted from 0 as in the step plan."""

@@ -3,42 +3,43 @@
 
 import torch
 
+from vllm_lladav.pruning.policy import Policy
+
 
 def select_kept(
-    scores: torch.Tensor, image_ids: torch.Tensor, num_kept: int
+    policy: Policy,
+    scores: torch.Tensor,
+    image_ids: torch.Tensor,
+    num_images: int,
+    num_kept: int,
+    tau: float,
 ) -> torch.Tensor:
     """The best tokens, with at least one of every image.
 
     Args:
-        scores: ``[n]``; higher is better, the lower position wins a tie.
-        image_ids: ``[n]``, int64: the image of each token.
-        num_kept: tokens to keep; at least the number of images.
+        policy: may let fewer stay than ``num_kept``.
+        scores: ``[n]``, float32; higher is better, the lower position wins a tie.
+        image_ids: ``[n]``, int64: the image of each token, from 0.
+        num_images: each of them has tokens.
+        num_kept: most tokens that stay; at least the number of images.
+        tau: of the request.
 
     Returns:
-        ``[num_kept]``, int64, ascending.
+        ``[num_kept or fewer]``, int64, ascending.
     """
-    order = ranking(scores, image_ids)
-    return order[:num_kept].sort().values
+    order = ranking(scores, image_ids, num_images)
+    count = policy.count(scores[order], num_kept, tau)
+    return order[: min(max(count, num_images), num_kept)].sort().values
 
 
-def count_covering(scores: torch.Tensor, image_ids: torch.Tensor, tau: float) -> int:
-    """The fewest tokens, in order of their ranking, that hold the share ``tau`` of
-    all scores (arXiv 2410.08584): at least one of every image.
-
-    ``scores`` are ``[n]`` and not negative.
-    """
-    num_images = len(image_ids.unique())
-    ranked = scores[ranking(scores, image_ids)].double()
-    held = ranked.cumsum(0)
-    short = int((held < tau * held[-1]).sum())
-    return max(min(short + 1, len(scores)), num_images)
-
-
-def ranking(scores: torch.Tensor, image_ids: torch.Tensor) -> torch.Tensor:
+def ranking(
+    scores: torch.Tensor, image_ids: torch.Tensor, num_images: int
+) -> torch.Tensor:
     """``[n]``, int64: tokens from best to worst, the best of every image ahead."""
     order = scores.argsort(descending=True, stable=True)
-    ranked_images = image_ids[order]
-    is_best = torch.zeros_like(order, dtype=torch.bool)
-    for image in image_ids.unique():
-        is_best[(ranked_images == image).nonzero()[0]] = True
-    return torch.cat([order[is_best], order[~is_best]])
+    # Ranks are made into sort keys on the device, so that the host waits for nothing.
+    ranks = torch.arange(len(order), device=order.device)
+    best = ranks.new_full((num_images,), len(order))
+    best.scatter_reduce_(0, image_ids[order], ranks, "amin")
+    ranks[best] -= len(order)
+    return order[ranks.argsort()]

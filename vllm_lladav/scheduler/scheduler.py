@@ -34,8 +34,7 @@ from vllm.v1.request import Request, RequestStatus
 from vllm_lladav.denoising.marks import FinishMark, PruneReport, StepReport
 from vllm_lladav.denoising.params import denoising_params
 from vllm_lladav.denoising.plan import StepPlan
-from vllm_lladav.frontend.request import STOPS_KEY
-from vllm_lladav.options.server import ServerConfig
+from vllm_lladav.options.reading import server_of
 from vllm_lladav.scheduler.batch import Batch
 from vllm_lladav.scheduler.kv_blocks import shrink
 from vllm_lladav.scheduler.progress import Progress
@@ -54,7 +53,7 @@ class DenoisingScheduler(Scheduler):
         self.num_sampled_tokens_per_step = 0
         self._progress: dict[str, Progress] = {}
         self._finish_marks: dict[str, int] = {}
-        self._full_step_tokens = ServerConfig.of(self.vllm_config).full_step_tokens
+        self._full_step_tokens = server_of(self.vllm_config).full_step_tokens
         self._stats = DenoisingStats.empty()
         self._dispatch_times: deque[float] = deque()
 
@@ -415,7 +414,5 @@ def _finish_status(
         return RequestStatus.FINISHED_LENGTH_CAPPED, None
     if mark == FinishMark.END_TOKEN:
         return RequestStatus.FINISHED_STOPPED, None
-    assert request.sampling_params is not None
-    assert request.sampling_params.extra_args is not None
-    stops = request.sampling_params.extra_args[STOPS_KEY]
+    stops = denoising_params(request.sampling_params).stops
     return RequestStatus.FINISHED_STOPPED, stops[FinishMark.STOP_STRING - mark]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_lladav.options.server import ADDITIONAL_CONFIG_KEY
+from vllm_lladav.options.reading import ADDITIONAL_CONFIG_KEY
 
 if TYPE_CHECKING:
     from vllm import LLM

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Self
 from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import StepIndex, StepPlan
 from vllm_lladav.pruning.params import PruneStage, PruningParams, num_kept
+from vllm_lladav.pruning.policies import policy_of
+from vllm_lladav.pruning.policy import ViewShape
 
 if TYPE_CHECKING:
     from vllm_lladav.model.lladav.config import LladavConfig
@@ -260,13 +262,16 @@ def _score_flops(
     num_visual: int,
     masks: StepMasks,
 ) -> Breakdown:
-    """Of what a policy computes after a layer (``vllm_lladav.pruning.policies``)."""
-    if layer != stage.layer and pruning.policy != "aggregated":
+    """Of what a policy computes after a layer."""
+    policy = policy_of(pruning.policy)
+    if not policy.observes(layer, stage.layer):
         return Breakdown()
-    if pruning.policy in ("fastv", "aggregated", "adaptive"):
-        rows = {"all": length, "answer": masks.canvas, "last": 1}[pruning.queries]
-        return Breakdown(scores=_products(shape, rows, length))
-    if pruning.policy == "similarity":
-        width = shape.num_kv_heads * shape.head_dim
-        return Breakdown(scores=2 * num_visual**2 * width)
-    return Breakdown()
+    seen = ViewShape(
+        rows={"all": length, "answer": masks.canvas, "last": 1}[pruning.queries],
+        length=length,
+        num_visual=num_visual,
+        num_heads=shape.num_heads,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+    )
+    return Breakdown(scores=policy.flops(seen))

@@ -13,7 +13,8 @@ from vllm_lladav.denoising.plan import Span, StepIndex, StepPlan
 from vllm_lladav.pruning.params import PruneStage, PruningParams
 from vllm_lladav.worker.attention import AttendedSequence
 from vllm_lladav.worker.logprobs import CanvasLogprobs
-from vllm_lladav.worker.prune_pass import Pruned, PrunePass
+from vllm_lladav.worker.prune_pass import PrunePass
+from vllm_lladav.worker.scoring import Pruned
 
 OnPruned = Callable[[str, Pruned], None]
 """Called with a request's id and what a stage did to it."""
@@ -98,6 +99,10 @@ class DenoisingRequest:
     @property
     def pruning(self) -> PruningParams | None:
         return self.plan.params.pruning
+
+    @property
+    def num_images(self) -> int:
+        return len(self.plan.images)
 
     @property
     def seed(self) -> int | None:

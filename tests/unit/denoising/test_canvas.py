@@ -77,8 +77,8 @@ class Request:
             remasking=params.remasking,
             stop_sequences=stops,
             suffix_ids=params.suffix_token_ids,
-            threshold=params.confidence_threshold,
-            factor=params.confidence_factor,
+            threshold=params.confidence_threshold or None,
+            factor=params.confidence_factor or None,
         )
 
     @cached_property
@@ -149,10 +149,10 @@ def requests(draw: st.DrawFn) -> Request:
     end_token_id = None if stops else draw(st.none() | ordinary)
     temperature = draw(st.sampled_from([0.0, 0.0, 0.5, 1.0]))
     remasking = draw(st.sampled_from(["low_confidence", "low_confidence", "random"]))
-    threshold = factor = None
+    threshold = factor = 0.0
     if remasking == "low_confidence":
-        threshold = draw(st.none() | st.sampled_from([0.05, 0.2, 0.5, 1.0]))
-        factor = draw(st.none() | st.sampled_from([0.5, 1.0, 1.7, 3.0]))
+        threshold = draw(st.sampled_from([0.0, 0.05, 0.2, 0.5, 1.0]))
+        factor = draw(st.sampled_from([0.0, 0.5, 1.0, 1.7, 3.0]))
     return Request(
         prompt=tuple(prompt),
         params=DenoisingParams(

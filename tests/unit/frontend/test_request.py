@@ -18,13 +18,12 @@ from vllm.sampling_params import (
 from tests.unit.resolving import END, ROOMY, Letters, resolved
 from vllm_lladav.denoising.params import denoising_params, is_resolved
 from vllm_lladav.frontend.request import (
-    STOPS_KEY,
     DefaultMaxTokens,
     Limits,
     check_supported,
     resolve,
 )
-from vllm_lladav.options.server import ServerConfig
+from vllm_lladav.options.options import ServerOptions
 
 
 def lengths(*args: Any, **kwargs: Any) -> tuple[int, int, int, int]:
@@ -44,7 +43,7 @@ def test_defaults_are_those_of_the_official_demo():
 
 
 def test_server_defaults():
-    server = ServerConfig(gen_length=64, block_length=16, tokens_per_step=4)
+    server = ServerOptions(gen_length=64, block_length=16, tokens_per_step=4)
     assert lengths(server=server) == (64, 16, 16, 64)
 
 
@@ -53,7 +52,7 @@ def test_max_tokens_is_the_canvas():
 
 
 def test_max_tokens_is_rounded_up_to_blocks_and_the_answer_cut():
-    server = ServerConfig(block_length=32, tokens_per_step=2)
+    server = ServerOptions(block_length=32, tokens_per_step=2)
     assert lengths(max_tokens=40, server=server) == (64, 32, 32, 40)
     assert lengths({"block_length": 16}, max_tokens=40) == (48, 16, 48, 40)
 
@@ -68,12 +67,12 @@ def test_filled_in_max_tokens_is_a_default_and_no_cut():
     the client is then the answer's length."""
     filled_in = DefaultMaxTokens(16)
     assert lengths({"gen_length": 32}, max_tokens=filled_in) == (32, 32, 32, 32)
-    server = ServerConfig(gen_length=16)
+    server = ServerOptions(gen_length=16)
     assert lengths(max_tokens=filled_in, server=server) == (16, 16, 16, 16)
 
 
 def test_steps_that_do_not_divide_a_block_are_rounded_up():
-    server = ServerConfig(block_length=10, tokens_per_step=4)
+    server = ServerOptions(block_length=10, tokens_per_step=4)
     assert lengths(max_tokens=20, server=server) == (20, 10, 6, 20)
 
 
@@ -97,7 +96,7 @@ def test_whole_floats_are_integers():
 )
 def test_lengths_from_max_tokens_always_fit(max_tokens, block, server_block, per_step):
     """Whatever follows from max_tokens alone is valid, and no longer than needed."""
-    server = ServerConfig(block_length=server_block, tokens_per_step=per_step)
+    server = ServerOptions(block_length=server_block, tokens_per_step=per_step)
     extra = {} if block is None else {"block_length": block}
     gen, block_length, steps, answer = lengths(
         extra, max_tokens=max_tokens, server=server
@@ -172,7 +171,7 @@ def test_stop_that_encodes_to_nothing_is_refused():
 
     params = SamplingParams(stop=["x"])
     with pytest.raises(VLLMValidationError, match="stop must be") as error:
-        resolve(params, 10, ServerConfig(), ROOMY, Deaf(), END)
+        resolve(params, 10, ServerOptions(), ROOMY, Deaf(), END)
     assert error.value.parameter == "stop"
 
 
@@ -247,10 +246,9 @@ def test_largest_request_that_fits():
 
 # ----------------------------------------------------------------- where it ends
 def test_stops_are_encoded_in_order_and_token_ids_come_last():
-    params, sampling = resolved(stop=["yz", "a"], stop_token_ids=[55, 44])
+    params, _ = resolved(stop=["yz", "a"], stop_token_ids=[55, 44])
     assert params.stop_sequences == ((121, 122), (97,), (55,), (44,))
-    assert sampling.extra_args is not None
-    assert sampling.extra_args[STOPS_KEY] == ["yz", "a", 55, 44]
+    assert params.stops == ("yz", "a", 55, 44)
 
 
 def test_stop_as_one_string():
@@ -324,7 +322,7 @@ def test_seed_without_randomness_is_ignored():
 
 
 def test_temperature_and_remasking_are_passed_on():
-    server = ServerConfig(remasking="random")
+    server = ServerOptions(remasking="random")
     assert resolved(server=server)[0].remasking == "random"
     extra = {"remasking": "low_confidence"}
     assert resolved(extra, server=server)[0].remasking == "low_confidence"

@@ -12,7 +12,8 @@ from vllm.exceptions import VLLMValidationError
 from tests.unit.resolving import END, ROOMY, Letters, resolved
 from vllm_lladav.denoising.params import denoising_params
 from vllm_lladav.frontend.request import resolve
-from vllm_lladav.options.server import ServerConfig
+from vllm_lladav.options.options import ServerOptions
+from vllm_lladav.options.reading import read_server
 
 
 def test_exact_by_default():
@@ -21,7 +22,7 @@ def test_exact_by_default():
 
 
 def test_cache_and_confidence():
-    server = ServerConfig(cache="prompt", refresh_interval=7, confidence_factor=1.5)
+    server = ServerOptions(cache="prompt", refresh_interval=7, confidence_factor=1.5)
     params, _ = resolved({"confidence_threshold": 0.9}, server=server)
     assert (params.cache, params.refresh_interval) == ("prompt", 7)
     assert (params.confidence_threshold, params.confidence_factor) == (0.9, 1.5)
@@ -35,7 +36,7 @@ def test_cache_and_confidence():
 def test_presets():
     """A preset in a request takes the place of the server's options; what else the
     request says goes before."""
-    fast = ServerConfig.from_values({"denoising": "fast"})
+    fast = read_server({"denoising": "fast"})
     params, _ = resolved(server=fast)
     assert (params.cache, params.confidence_threshold) == ("dual", 0.9)
     params, _ = resolved({"denoising": "exact"}, server=fast)
@@ -45,9 +46,9 @@ def test_presets():
 
 
 def test_guidance():
-    params, _ = resolved(server=ServerConfig(cfg_scale=0.5))
+    params, _ = resolved(server=ServerOptions(cfg_scale=0.5))
     assert (params.cfg_scale, params.num_sequences) == (0.5, 2)
-    params, _ = resolved({"cfg_scale": 0}, server=ServerConfig(cfg_scale=0.5))
+    params, _ = resolved({"cfg_scale": 0}, server=ServerOptions(cfg_scale=0.5))
     assert params.num_sequences == 1
 
 
@@ -70,7 +71,7 @@ def test_guidance_takes_two_sequences():
 def test_masks_in_the_prompt_rule_a_cache_out():
     """They are predicted in every step, like those of the canvas."""
     params = SamplingParams(max_tokens=8, extra_args={"cache": "prompt"})
-    resolve(params, 9, ServerConfig(), ROOMY, Letters(), END, has_prompt_masks=True)
+    resolve(params, 9, ServerOptions(), ROOMY, Letters(), END, has_prompt_masks=True)
     assert denoising_params(params).cache == "none"
 
 

@@ -10,14 +10,14 @@ from vllm.exceptions import VLLMValidationError
 
 from tests.unit.resolving import ROOMY, resolved
 from vllm_lladav.denoising.params import DenoisingParams
-from vllm_lladav.options.server import ServerConfig
+from vllm_lladav.options.options import ServerOptions
 from vllm_lladav.pruning.params import PruneStage, PruningParams
 
-PRUNING = ServerConfig(plugin="pruning")
+PRUNING = ServerOptions(plugin="pruning")
 
 
 def pruning(
-    extra: dict[str, Any] | None = None, server: ServerConfig = PRUNING
+    extra: dict[str, Any] | None = None, server: ServerOptions = PRUNING
 ) -> PruningParams | None:
     params, sampling = resolved(extra, server=server, max_tokens=16)
     again = DenoisingParams.from_values(params.to_values(), sampling.seed)
@@ -34,18 +34,18 @@ def test_half_is_pruned_after_half_of_the_layers():
 
 
 def test_without_the_plugin_nothing_is_pruned():
-    assert pruning(server=ServerConfig()) is None
+    assert pruning(server=ServerOptions()) is None
     with pytest.raises(VLLMValidationError, match="--plugin pruning") as error:
-        pruning({"prune_rate": 0.5}, ServerConfig())
+        pruning({"prune_rate": 0.5}, ServerOptions())
     assert error.value.parameter == "prune_rate"
-    assert pruning({"prune_rate": 0}, ServerConfig()) is None
+    assert pruning({"prune_rate": 0}, ServerOptions()) is None
     with pytest.raises(VLLMValidationError, match="--plugin pruning"):
-        pruning({"prune_rate": 0, "prune_layer": 2}, ServerConfig())
+        pruning({"prune_rate": 0, "prune_layer": 2}, ServerOptions())
 
 
 def test_rate_zero_is_off():
     assert pruning({"prune_rate": 0}) is None
-    off = ServerConfig(plugin="pruning", prune_rate=0.0)
+    off = ServerOptions(plugin="pruning", prune_rate=0.0)
     assert pruning(server=off) is None
     assert pruning({"prune_rate": 0.25}, off) is not None
 
@@ -65,7 +65,7 @@ def test_everything_of_pruning_set_by_the_client():
 
 
 def test_stages_of_the_server_yield_to_the_rate_of_a_request():
-    server = ServerConfig(plugin="pruning", prune_stages="1:1:0.5,500:2:0.5")
+    server = ServerOptions(plugin="pruning", prune_stages="1:1:0.5,500:2:0.5")
     stages = (PruneStage(1, 1, 0.5), PruneStage(500, 2, 0.5))
     # A server's late stage is not an error of a request with few steps.
     assert pruning(server=server) == PruningParams(stages)
@@ -77,7 +77,7 @@ def test_stages_of_the_server_yield_to_the_rate_of_a_request():
 def test_aggregated_attention_is_that_of_the_answer():
     aggregated = pruning({"prune_policy": "aggregated"})
     assert aggregated is not None and aggregated.queries == "answer"
-    everywhere = ServerConfig(plugin="pruning", prune_queries="all")
+    everywhere = ServerOptions(plugin="pruning", prune_queries="all")
     aggregated = pruning({"prune_policy": "aggregated"}, everywhere)
     assert aggregated is not None and aggregated.queries == "all"
 

@@ -2,7 +2,9 @@
 """A small decoder for the tests of ``vllm-lladav capacity``."""
 
 from dataclasses import replace
+from functools import partial
 
+from vllm_lladav.tools.capacity import request
 from vllm_lladav.tools.capacity.engine import Engine
 from vllm_lladav.tools.flops import ModelShape
 
@@ -15,6 +17,7 @@ SMALL = ModelShape(
     head_dim=4,
     vocab_rows=100,
 )
+make_plan = partial(request.make_plan, num_layers=SMALL.num_layers)
 
 
 def make_engine(**changes: int) -> Engine:

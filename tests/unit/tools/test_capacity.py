@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.unit.tools.capacity_cases import SMALL, make_engine
+from tests.unit.tools.capacity_cases import SMALL, make_engine, make_plan
 from vllm_lladav.tools.capacity.engine import LOGITS_TILE_BYTES, Engine
 from vllm_lladav.tools.capacity.load import Load, RequestLoad
 from vllm_lladav.tools.capacity.machine import Machine
@@ -17,7 +17,7 @@ from vllm_lladav.tools.capacity.model import (
     DoesNotFit,
     num_admissible,
 )
-from vllm_lladav.tools.capacity.request import Images, make_plan
+from vllm_lladav.tools.capacity.request import Images
 from vllm_lladav.tools.capacity.step import step_parts
 from vllm_lladav.tools.checkpoint import PRESETS
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.tools.capacity_cases import SMALL, make_engine
-from vllm_lladav.denoising.params import CACHES
+from tests.unit.tools.capacity_cases import SMALL, make_engine, make_plan
 from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.options.options import CACHES
 from vllm_lladav.tools.capacity.engine import LOGITS_TILE_BYTES
 from vllm_lladav.tools.capacity.load import Load, RequestLoad
 from vllm_lladav.tools.capacity.machine import GPUS, Machine, describe, parse_machine
@@ -20,7 +20,7 @@ from vllm_lladav.tools.capacity.model import (
     binomial,
     num_admissible,
 )
-from vllm_lladav.tools.capacity.request import Images, make_plan
+from vllm_lladav.tools.capacity.request import Images
 from vllm_lladav.tools.capacity.step import mean_parts, seconds_of, step_parts
 from vllm_lladav.tools.flops import request_flops
 

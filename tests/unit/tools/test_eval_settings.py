@@ -6,8 +6,8 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vllm.exceptions import VLLMValidationError
 
+from vllm_lladav.options.kinds import OptionError
 from vllm_lladav.tools.eval.cost import resolved
 from vllm_lladav.tools.eval.settings import (
     AXES,
@@ -59,10 +59,9 @@ def test_product_without_repetitions():
     )
     prunings = ["fastv 0.5@{}", "fastv 0.5@{} answer", "random 0.5@{}"]
     prunings = [text.format(layer) for layer in (2, 3) for text in prunings]
-    expected = ["exact", "dual/8", "dual"]
-    expected += [
-        text + cache for text in prunings for cache in ("", " + dual/8", " + dual")
-    ]
+    expected = ["exact", "dual + refreshed every 8", "dual"]
+    caches = ("", " + dual + refreshed every 8", " + dual")
+    expected += [text + cache for text in prunings for cache in caches]
     assert labels(settings) == expected
 
 
@@ -90,8 +89,8 @@ def test_labels():
     }
     _, setting = plan_sweep(LENGTHS, [values])
     assert setting.label == (
-        "adaptive 0.5 compact tau 0.95 from 9 tokens + c>=0.9 + factor 2 + cfg 1.5 "
-        "+ 16 steps + blocks of 16"
+        "adaptive 0.5 compact from 9 tokens tau 0.95 + blocks of 16 + 16 steps "
+        "+ c>=0.9 + factor 2 + cfg 1.5"
     )
     _, random = plan_sweep(LENGTHS, [{"remasking": "random"}])
     assert random.label == "random remasking"
@@ -130,7 +129,7 @@ def test_two_meanings_of_a_name():
     [
         ("cache", "'cache' is not name=value"),
         ("a: cache", "'cache' is not name=value"),
-        ("colour=red", "unknown parameter colour; known are prune_rate"),
+        ("colour=red", "unknown parameter colour; known are block_length"),
         ("gen_length=8", "unknown parameter gen_length"),
         ("cache=dual,cache=none", "cache stands twice"),
         ("steps=many", "steps must be an integer: 'many'"),
@@ -157,7 +156,10 @@ def test_axes():
     [
         ({"prune_rate": 1.0}, "prune_rate must be at least 0 (off) and below 1"),
         ({"prune_rate": float("nan")}, "prune_rate must be a finite number"),
-        ({"cache": "all"}, "cache must be one of none, prompt, prefix, dual: 'all'"),
+        (
+            {"cache": "all"},
+            "cache must be one of none, prompt, prefix, dual; got 'all'",
+        ),
         ({"prune_rate": 0.5, "prune_policy": "best"}, "prune_policy must be one of"),
         ({"prune_stages": "1:2"}, "'1:2' is not step:layer:rate"),
         ({"cfg_scale": -1.0}, "cfg_scale must be at least 0 (off)"),
@@ -179,7 +181,7 @@ def test_bad_values_are_refused_as_the_server_refuses_them(values, message):
 )
 def test_what_needs_the_model_is_refused_as_a_request(values, message):
     _, setting = plan_sweep(LENGTHS, [values])
-    with pytest.raises(VLLMValidationError, match=message):
+    with pytest.raises(OptionError, match=message):
         resolved(setting, NUM_LAYERS, max_num_seqs=1)
 
 
@@ -189,6 +191,8 @@ VALUES = {
     "prune_policy": st.sampled_from(["fastv", "random", "adaptive", "aggregated"]),
     "prune_queries": st.sampled_from(["all", "answer"]),
     "prune_positions": st.sampled_from(["original", "compact"]),
+    "prune_min_visual_tokens": st.sampled_from([0, 9]),
+    "prune_tau": st.sampled_from([0.9, 0.95]),
     "cache": st.sampled_from(["none", "dual"]),
     "refresh_interval": st.sampled_from([4, 25]),
     "confidence_threshold": st.sampled_from([0.0, 0.5]),
@@ -196,7 +200,8 @@ VALUES = {
     "cfg_scale": st.sampled_from([0.0, 1.0]),
     "steps": st.sampled_from([16, 32]),
 }
-assert VALUES.keys() == AXES.keys()
+# Random remasking rules confidence decoding out.
+assert VALUES.keys() == AXES.keys() - {"remasking"}
 
 
 @given(st.fixed_dictionaries({}, optional=VALUES), st.fixed_dictionaries(VALUES))

@@ -18,7 +18,8 @@ from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.model.lladav.config import register_config
 from vllm_lladav.pruning.params import PruneStage, PruningParams, num_kept
-from vllm_lladav.pruning.policies import POLICY, View
+from vllm_lladav.pruning.policies import policy_of
+from vllm_lladav.pruning.policy import View
 from vllm_lladav.tools.flops import (
     Breakdown,
     ModelShape,
@@ -172,13 +173,15 @@ class Step:
         left = num_kept(self.num_visual, len(IMAGES), stage.rate)
         pruning = self.plan.params.pruning
         assert pruning is not None
-        policy = POLICY[pruning.policy]
+        policy = policy_of(pruning.policy)
         if policy.observes(layer, stage.layer):
             masks = len(self.canvas.masks())
             rows = {"all": num_tokens, "answer": masks, "last": 1}[pruning.queries]
             heads = keys.transpose(0, 1)
             policy.score(
                 View(
+                    step=stage.step,
+                    layer=layer,
                     query=heads,
                     key=heads,
                     scale=1.0,

@@ -12,8 +12,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vllm_lladav.pruning.params import PruneStage, PruningParams
-from vllm_lladav.worker import prune_pass
-from vllm_lladav.worker.prune_pass import AttentionInputs, Pruned, PrunePass
+from vllm_lladav.pruning.policies import POLICIES
+from vllm_lladav.pruning.policies.aggregated import Aggregated
+from vllm_lladav.pruning.policy import View
+from vllm_lladav.worker import prune_pass, scoring
+from vllm_lladav.worker.prune_pass import AttentionInputs, PrunePass
+from vllm_lladav.worker.scoring import Pruned
 
 HEADS, HEAD_DIM = 2, 4
 WIDTH = HEADS * HEAD_DIM
@@ -61,6 +65,10 @@ class FakeRequest:
         return len(self.tokens)
 
     @property
+    def num_images(self) -> int:
+        return len(self.images)
+
+    @property
     def sequences(self) -> list[list[int]]:
         twin = [token + TWIN for token in self.tokens]
         return [self.tokens, twin][: self.num_sequences]
@@ -69,7 +77,7 @@ class FakeRequest:
         return () if self.pruning is None else self.pruning.stages
 
     def attention_rows(self, queries: str) -> torch.Tensor:
-        return torch.arange(len(self))
+        return torch.arange(len(self))[-1 if queries == "last" else 0 :]
 
     def keep_visual(self, pruned: Pruned) -> None:
         visual_tokens = [self.tokens[p] for p in self.visual[pruned.kept]]
@@ -95,7 +103,7 @@ def requests(draw: st.DrawFn) -> list[FakeRequest]:
             PruneStage(1, layer, draw(st.floats(0.01, 0.99)))
             for layer in sorted(layers)
         )
-        policy = draw(st.sampled_from(["fastv", "aggregated", "uniform", "similarity"]))
+        policy = draw(st.sampled_from(POLICIES))
         pruning = PruningParams(stages, policy) if stages and images else None
         tokens = [100 * index + i for i in range(length)]
         num_sequences = draw(st.integers(1, 2))
@@ -136,7 +144,7 @@ def test_prune_pass(batch: list[FakeRequest], seed: int):
     slots = slots_of_batch()
     with (
         patch.object(prune_pass, "get_forward_context", lambda: context),
-        patch.object(prune_pass, "get_tensor_model_parallel_world_size", lambda: 1),
+        patch.object(scoring, "get_tensor_model_parallel_world_size", lambda: 1),
     ):
         passing = PrunePass(batch, attentions, attention_inputs)  # type: ignore
         pruning = [r for r in batch if r.pruning is not None]
@@ -178,3 +186,67 @@ def test_nothing_is_watched_without_stages():
     assert not passing.is_needed
     with passing.watching():
         assert not attention._forward_pre_hooks
+
+
+def test_what_a_policy_sees():
+    """Its request's tokens, of the first sequence, as many as are left; and how many
+    the plan leaves, whatever it says itself."""
+    views: list[View] = []
+
+    class Watching(Aggregated):
+        def score(self, view: View) -> torch.Tensor:
+            views.append(view)
+            return torch.arange(len(view.visual), dtype=torch.float32)
+
+        def count(self, ranked: torch.Tensor, num_kept: int, tau: float) -> int:
+            return 9
+
+    stages = (PruneStage(2, 2, 0.5), PruneStage(2, 3, 0.9))
+    pruning = PruningParams(stages, queries="last")
+    images = [list(range(1, 6)), list(range(7, 10))]
+    batch = [
+        FakeRequest(list(range(4)), 2, [], None, num_sequences=2),
+        FakeRequest(list(range(12)), 10, images, pruning, num_sequences=2),
+    ]
+    attentions = [FakeAttention() for _ in range(NUM_LAYERS)]
+    left, rows_left = torch.arange(32), []
+    context = SimpleNamespace(attn_metadata=None, slot_mapping=None)
+    inputs = AttentionInputs({}, torch.arange(32))
+    with (
+        patch.object(prune_pass, "get_forward_context", lambda: context),
+        patch.object(scoring, "get_tensor_model_parallel_world_size", lambda: 1),
+        patch.object(scoring, "policy_of", lambda name: Watching()),
+    ):
+        passing = PrunePass(batch, attentions, lambda: inputs)  # type: ignore
+        with passing.watching():
+            for layer in range(1, NUM_LAYERS + 1):
+                query = (left + 100.0 * layer)[:, None].expand(-1, WIDTH)
+                attentions[layer - 1](
+                    query, query + 0.25, query, torch.arange(len(left))
+                )
+                rows = passing.after_layer(layer)
+                if rows is not None:
+                    left = left[rows]
+                    rows_left.append(left.tolist())
+    # The best of the first image, 5, is one of the 4 best anyway.
+    after_two = [0, 5, 6, 7, 8, 9, 10, 11]
+    after_three = [0, 5, 6, 9, 10, 11]
+    for seen, expected in zip(rows_left, [after_two, after_three], strict=True):
+        twins = [8 + token + 12 * twin for twin in range(2) for token in expected]
+        assert seen == [*range(8), *twins]
+    assert [(view.step, view.layer) for view in views] == [(2, 1), (2, 2), (2, 3)]
+    assert [view.num_kept for view in views] == [4, 4, 2]
+    tokens = [list(range(12)), list(range(12)), after_two]
+    visual = [[1, 2, 3, 4, 5, 7, 8, 9]] * 2 + [[1, 3, 4, 5]]
+    for view, seen, places in zip(views, tokens, visual, strict=True):
+        assert view.query.shape == view.key.shape == (len(seen), HEADS, HEAD_DIM)
+        expected = torch.tensor(seen) + 8 + 100.0 * view.layer
+        assert torch.equal(view.query[:, 0, 0], expected)
+        assert torch.equal(view.key[:, 1, 3], expected + 0.25)
+        assert view.rows.tolist() == [len(seen) - 1]
+        assert view.visual.tolist() == places
+        assert (view.scale, view.seed) == (0.5, 3)
+    # Averaged over two layers and two heads; over one layer and two heads.
+    first, second = (pruned.scores for pruned in batch[1].stages_done)
+    assert first.tolist() == [score / 2 for score in range(8)]
+    assert second.tolist() == [score / 2 for score in range(4)]

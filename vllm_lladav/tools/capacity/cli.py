@@ -7,8 +7,9 @@ import sys
 from dataclasses import fields
 from typing import Any
 
-from vllm_lladav.denoising.params import CACHES
-from vllm_lladav.options.server import ServerConfig
+from vllm_lladav.options.flags import add_flags, given_flags
+from vllm_lladav.options.options import REQUEST_OPTIONS, SERVER_OPTIONS
+from vllm_lladav.options.rules import CONFIDENCE
 from vllm_lladav.tools.capacity.engine import Engine
 from vllm_lladav.tools.capacity.machine import (
     GPU_DTYPE_BYTES,
@@ -24,6 +25,13 @@ from vllm_lladav.tools.checkpoint import PRESETS, Checkpoint, read_checkpoint
 
 IMAGE_MODES = ("auto", "anyres", "pad_stacked", "pad_list")
 USAGE_ERROR = 2
+
+_OPTIONS = {
+    name: option
+    for name, option in REQUEST_OPTIONS.items()
+    # They change no length: how many steps run is for --steps to say.
+    if name not in ("remasking", "generation_suffix", *CONFIDENCE)
+}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -102,46 +110,7 @@ def _add_request_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of the prompt, chat template included (default: %(default)s)",
     )
-    group.add_argument(
-        "--gen-length",
-        type=int,
-        default=ServerConfig.gen_length,
-        metavar="N",
-        help="canvas positions (default: %(default)s)",
-    )
-    group.add_argument(
-        "--block-length", type=int, metavar="N", help="default: the whole canvas"
-    )
-    group.add_argument(
-        "--steps",
-        type=int,
-        metavar="N",
-        help="that run; with confidence decoding, how many you expect (default: one "
-        "per canvas position)",
-    )
-    group.add_argument("--cache", choices=CACHES, default="none")
-    group.add_argument(
-        "--refresh-interval",
-        type=int,
-        default=ServerConfig.refresh_interval,
-        metavar="N",
-        help="with a cache (default: %(default)s)",
-    )
-    group.add_argument(
-        "--prune-rate",
-        type=float,
-        default=0.0,
-        help="share of the visual tokens that goes in the first step (default: none)",
-    )
-    group.add_argument(
-        "--prune-layer",
-        type=int,
-        metavar="N",
-        help="after which they go (default: half the depth, rounded up)",
-    )
-    group.add_argument(
-        "--cfg-scale", type=float, default=0.0, help="of guidance (default: off)"
-    )
+    add_flags(group, _OPTIONS.values())
     group.add_argument(
         "--concurrency",
         type=int,
@@ -175,14 +144,7 @@ def _add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "the least that vLLM takes without --max-model-len)",
     )
     group.add_argument("--max-num-seqs", type=int, default=Engine.max_seqs, metavar="N")
-    group.add_argument(
-        "--full-step-tokens",
-        type=int,
-        default=Engine.full_step_tokens,
-        metavar="N",
-        help="most tokens of full steps in a step with cached ones; 0 is no limit "
-        "(default: %(default)s)",
-    )
+    add_flags(group, [SERVER_OPTIONS["full_step_tokens"]])
     group.add_argument(
         "--gpu-memory-utilization",
         type=float,
@@ -236,27 +198,12 @@ def _machine(args: argparse.Namespace) -> Machine:
 def _capacity(
     args: argparse.Namespace, machine: Machine, checkpoint: Checkpoint
 ) -> Capacity:
-    num_layers = checkpoint.shape.num_layers
-    prune_layer = args.prune_layer
-    if prune_layer is None:
-        prune_layer = -(-num_layers // 2)
-    if prune_layer > num_layers:
-        raise ValueError(
-            f"prune_layer must be at most {num_layers}, the model's depth: "
-            f"{prune_layer}"
-        )
     images = images_of(checkpoint, args.image, args.image_mode, args.visual_tokens)
     plan = make_plan(
         images,
-        text_tokens=args.text_tokens,
-        gen_length=args.gen_length,
-        block_length=args.block_length,
-        steps=args.steps,
-        cache=args.cache,
-        refresh_interval=args.refresh_interval,
-        prune_rate=args.prune_rate,
-        prune_layer=prune_layer,
-        cfg_scale=args.cfg_scale,
+        args.text_tokens,
+        checkpoint.shape.num_layers,
+        **given_flags(args, _OPTIONS),
     )
     budget = args.max_num_batched_tokens
     engine = Engine(
@@ -266,7 +213,7 @@ def _capacity(
         dtype_bytes=args.dtype_bytes,
         tensor_parallel=args.tensor_parallel_size,
         block_size=args.block_size,
-        full_step_tokens=args.full_step_tokens,
+        **given_flags(args, ["full_step_tokens"]),
         memory_share=args.gpu_memory_utilization,
     )
     return Capacity(machine, engine, plan, images.num_tiles, args.concurrency)

@@ -7,7 +7,7 @@ need not be whole.
 
 from dataclasses import dataclass
 
-from vllm_lladav.options.server import ServerConfig
+from vllm_lladav.options.options import ServerOptions
 from vllm_lladav.tools.flops import ModelShape, VisionShape
 
 LOGITS_TILE_BYTES = 32 << 20
@@ -45,7 +45,7 @@ class Engine:
     dtype_bytes: int = 2
     tensor_parallel: int = 1
     block_size: int = 16
-    full_step_tokens: int = ServerConfig.full_step_tokens
+    full_step_tokens: int = ServerOptions.full_step_tokens
     memory_share: float = 0.92
 
     def __post_init__(self) -> None:

@@ -2,10 +2,13 @@
 """The request that all clients send."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import StepPlan
-from vllm_lladav.pruning.params import PruneStage, PruningParams
+from vllm_lladav.denoising.resolve import resolve
+from vllm_lladav.options.kinds import LARGEST_INTEGER
+from vllm_lladav.options.options import REQUEST_OPTIONS
+from vllm_lladav.options.reading import read_server
 from vllm_lladav.tools.checkpoint import Checkpoint
 
 
@@ -39,66 +42,27 @@ def images_of(
 
 
 def make_plan(
-    images: Images,
-    text_tokens: int,
-    gen_length: int,
-    block_length: int | None = None,
-    steps: int | None = None,
-    cache: str = "none",
-    refresh_interval: int = 25,
-    prune_rate: float = 0,
-    prune_layer: int = 1,
-    cfg_scale: float = 0,
+    images: Images, text_tokens: int, num_layers: int, **options: Any
 ) -> StepPlan:
-    """The steps of a request with a fixed number of transfers and no stop.
+    """The steps of a request with a fixed number of transfers and no stop, as a server
+    plans them that has the plugin ``pruning`` if one of the options needs it.
 
     Args:
         text_tokens: of the prompt, template included.
-        block_length: the whole canvas by default.
-        steps: one per canvas position by default.
-        prune_rate: share of the visual tokens that goes in the first step; 0 is off.
+        num_layers: of the decoder.
+        options: of the request, as in ``vllm_xargs``.
 
     Raises:
         ValueError: naming what is wrong.
     """
-    block_length = gen_length if block_length is None else block_length
-    steps = gen_length if steps is None else steps
-    for name, value in (
-        ("text_tokens", text_tokens),
-        ("gen_length", gen_length),
-        ("block_length", block_length),
-        ("steps", steps),
-        ("refresh_interval", refresh_interval),
-        ("prune_layer", prune_layer),
-    ):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1: {value}")
-    if gen_length % block_length:
-        raise ValueError(
-            f"block_length must be a divisor of gen_length ({gen_length}): "
-            f"{block_length}"
-        )
-    num_blocks = gen_length // block_length
-    if steps % num_blocks:
-        raise ValueError(
-            f"steps must be a multiple of the number of blocks ({num_blocks}): {steps}"
-        )
-    if not 0 <= prune_rate < 1:
-        raise ValueError(f"prune_rate must be at least 0 and below 1: {prune_rate:g}")
-    if cfg_scale < 0:
-        raise ValueError(f"cfg_scale must be at least 0: {cfg_scale:g}")
-    stages = (PruneStage(1, prune_layer, prune_rate),)
-    params = DenoisingParams(
-        gen_length=gen_length,
-        block_length=block_length,
-        steps=steps,
-        temperature=0.0,
-        remasking="low_confidence",
-        seed=None,
-        max_answer_tokens=gen_length,
-        cache=cache,
-        refresh_interval=refresh_interval,
-        pruning=PruningParams(stages) if prune_rate else None,
-        cfg_scale=cfg_scale,
+    if text_tokens < 1:
+        raise ValueError(f"text_tokens must be at least 1: {text_tokens}")
+    plugins = {REQUEST_OPTIONS[name].plugin for name in options} - {None}
+    server = read_server(
+        {
+            "plugin": "pruning" if plugins else "none",
+            "max_gen_length": LARGEST_INTEGER,
+        }
     )
+    params = resolve(server, options, num_layers, seed=0)
     return StepPlan(params, text_tokens + sum(images.tokens), images.tokens)

@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_lladav.denoising.params import CACHES
-from vllm_lladav.options.server import ServerConfig
-from vllm_lladav.pruning.params import POLICIES, POSITIONS, QUERIES
+from vllm_lladav.options.options import ServerOptions
 from vllm_lladav.tools.eval.questions import Question, read_questions
 from vllm_lladav.tools.eval.settings import (
     AXES,
@@ -31,22 +29,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "lladav-tiny"
 USAGE_ERROR = 2
-
-_AXIS_HELP = {
-    "prune_rate": "shares of the visual tokens that are dropped; 0 is off",
-    "prune_layer": "decoder layers, counted from 1, after which they are dropped "
-    "(default: half the depth, rounded up)",
-    "prune_policy": f"of {', '.join(POLICIES)} (default: fastv)",
-    "prune_queries": f"of {', '.join(QUERIES)} (default: all; answer for aggregated)",
-    "prune_positions": f"of {', '.join(POSITIONS)} (default: original)",
-    "cache": f"of {', '.join(CACHES)} (default: none)",
-    "refresh_interval": f"with a cache (default: {ServerConfig.refresh_interval})",
-    "confidence_threshold": "0 is off (default: 0)",
-    "confidence_factor": "0 is off (default: 0)",
-    "cfg_scale": "of guidance, at twice the cost; 0 is off (default: 0)",
-    "steps": "denoising steps at most (default: one per canvas position)",
-}
-assert _AXIS_HELP.keys() == AXES.keys()
 
 
 def add_parser(subparsers: Any) -> None:
@@ -97,7 +79,7 @@ def _add_target_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         help="name, directory, or alias: lladav, lladav-tiny; runs in this process. "
         "With --url it only gives the dimensions for FLOPs. (default without --url: "
-        f"{DEFAULT_MODEL}, a small checkpoint of random weights)",
+        f"{DEFAULT_MODEL}, a small checkpoint trained on drawn pictures)",
     )
     group.add_argument(
         "--url", help="a running server instead, such as http://localhost:8000"
@@ -166,11 +148,15 @@ def _add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
         type=_positive,
         metavar="N",
         help="of all requests; divides it (default: the whole canvas, at most "
-        f"{ServerConfig.block_length})",
+        f"{ServerOptions.block_length})",
     )
-    for name, text in _AXIS_HELP.items():
-        flag = "--" + name.replace("_", "-")
-        group.add_argument(flag, metavar="LIST", help=text)
+    for name, option in AXES.items():
+        default = "0" if name == "prune_rate" else option.default_text
+        names = option.kind.argument.get("choices")
+        text = option.help + (f", of {', '.join(names)}" if names else "")
+        group.add_argument(
+            option.flag, metavar="LIST", help=f"{text} (default: {default})"
+        )
     group.add_argument(
         "--setting",
         action="append",
@@ -237,7 +223,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> tuple[Setting, ...]:
-    default = min(ServerConfig.block_length, args.gen_length)
+    default = min(ServerOptions.block_length, args.gen_length)
     lengths = Lengths(args.gen_length, args.block_length or default)
     axes = {
         name: parse_axis(name, text)

@@ -8,19 +8,17 @@ from functools import lru_cache
 from typing import Any, Self
 
 from PIL import Image
-from vllm import SamplingParams
 
 from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import StepPlan
-from vllm_lladav.frontend.request import Limits, resolve
-from vllm_lladav.options.server import ServerConfig
+from vllm_lladav.denoising.resolve import resolve
+from vllm_lladav.options.kinds import LARGEST_INTEGER, refused
+from vllm_lladav.options.reading import read_server
 from vllm_lladav.tools.checkpoint import Checkpoint, read_checkpoint
 from vllm_lladav.tools.eval.questions import Question
 from vllm_lladav.tools.eval.results import Answer
 from vllm_lladav.tools.eval.settings import Setting
 from vllm_lladav.tools.flops import ModelShape, planned_steps, request_flops
-
-_UNLIMITED = 2**31
 
 
 def resolved(
@@ -33,31 +31,17 @@ def resolved(
         max_num_seqs: of the server; None if it is not known.
 
     Raises:
-        VLLMValidationError: for what the server would refuse.
+        OptionError: for what the server would refuse.
     """
-    params = SamplingParams(
-        max_tokens=None, temperature=0.0, seed=0, extra_args=setting.xargs
-    )
-    server = ServerConfig(plugin="pruning", max_gen_length=_UNLIMITED)
-    limits = Limits(
-        max_prompt_len=_UNLIMITED,
-        max_model_len=_UNLIMITED,
-        kv_block_size=1,
-        max_num_seqs=max_num_seqs or _UNLIMITED,
-        num_kv_slots=None,
-        num_layers=num_layers or _UNLIMITED,
-    )
-    resolve(params, 0, server, limits, _NoTokenizer(), end_token_id=0)
-    assert params.extra_args is not None
-    return DenoisingParams.from_values(params.extra_args["lladav"], params.seed)
-
-
-class _NoTokenizer:
-    """Stands for the tokenizer of stops and suffixes, which settings do not have."""
-
-    def encode(self, text: str, **_: Any) -> list[int]:
-        assert not text, text
-        return []
+    server = read_server({"plugin": "pruning", "max_gen_length": LARGEST_INTEGER})
+    params = resolve(server, setting.xargs, num_layers, seed=0)
+    if max_num_seqs is not None and params.num_sequences > max_num_seqs:
+        raise refused(
+            "cfg_scale",
+            "0 for one request at once (guidance needs 2)",
+            params.cfg_scale,
+        )
+    return params
 
 
 @dataclass

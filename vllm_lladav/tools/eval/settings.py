@@ -4,41 +4,35 @@
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from vllm_lladav.options.server import ServerConfig
+from vllm_lladav.options.kinds import OptionError, Text
+from vllm_lladav.options.options import REQUEST_OPTIONS, ServerOptions
+from vllm_lladav.options.reading import read_request, read_server
+from vllm_lladav.options.rules import matters
+from vllm_lladav.pruning.policies import policy_of
 
-AXES: dict[str, type] = {
-    "prune_rate": float,
-    "prune_layer": int,
-    "prune_policy": str,
-    "prune_queries": str,
-    "prune_positions": str,
-    "cache": str,
-    "refresh_interval": int,
-    "confidence_threshold": float,
-    "confidence_factor": float,
-    "cfg_scale": float,
-    "steps": int,
-}
-"""Parameters of a request that a sweep goes through, and the type of their values."""
+_FIXED = ("gen_length", "denoising", "generation_suffix")
+"""The first is the same in all settings; the second stands for others; the third is
+no matter of accuracy."""
 
-PARAMETERS: dict[str, type] = {
-    **AXES,
-    "prune_stages": str,
-    "prune_min_visual_tokens": int,
-    "prune_tau": float,
-    "remasking": str,
-    "block_length": int,
+PARAMETERS = {
+    name: option for name, option in REQUEST_OPTIONS.items() if name not in _FIXED
 }
-"""Parameters that a setting may have."""
+"""Options that a setting may have."""
+
+AXES = {
+    name: option
+    for name, option in PARAMETERS.items()
+    # Blocks are those of all requests, and the list of stages has commas.
+    if name != "block_length" and not isinstance(option.kind, Text)
+}
+"""Options that a sweep goes through."""
 
 BASELINE = "exact"
 """Label of the setting that all others are compared with."""
 
-_DEFAULTS = ServerConfig()
-_SCORING_POLICIES = ("fastv", "aggregated", "adaptive")
 _KEY_VALUE = re.compile(r",(?=\s*[a-z_]+\s*=)")
 
 Values = Mapping[str, Any]
@@ -112,14 +106,16 @@ def parse_setting(text: str) -> tuple[str | None, dict[str, Any]]:
 
 
 def _parse_value(name: str, text: str) -> Any:
-    kind, text = PARAMETERS[name], text.strip()
+    kind, text = PARAMETERS[name].kind, text.strip()
     if not text:
         raise ValueError(f"{name} has an empty value")
+    convert = kind.argument.get("type", str)
     try:
-        return kind(text)
+        value = convert(text)
     except ValueError:
-        what = {int: "an integer", float: "a number"}[kind]
-        raise ValueError(f"{name} must be {what}: {text!r}") from None
+        what = {int: "an integer", float: "a number"}[convert]
+        raise OptionError(name, f"{name} must be {what}: {text!r}") from None
+    return kind.check(name, value)
 
 
 def all_combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -152,7 +148,6 @@ def plan_sweep(
     ]
     settings = []
     for number, args in enumerate(dict.fromkeys(meanings)):
-        _check(dict(args))
         label = BASELINE if number == 0 else named.get(args) or _label(lengths, args)
         settings.append(Setting(label, args))
     labels = [setting.label for setting in settings]
@@ -164,99 +159,71 @@ def plan_sweep(
 def _completed(lengths: Lengths, values: Values) -> tuple[tuple[str, Any], ...]:
     """Everything that a request must say to mean the same on every server, and nothing
     that changes nothing: equal meanings are equal."""
-    args: dict[str, Any] = {
-        "gen_length": lengths.gen_length,
-        "block_length": lengths.block_length,
-        "steps": lengths.gen_length,
-        "remasking": _DEFAULTS.remasking,
-        "cache": "none",
-        "confidence_threshold": 0.0,
-        "confidence_factor": 0.0,
-        "cfg_scale": 0.0,
-        **values,
+    server = _exact_server(lengths)
+    options = read_request(server, {"gen_length": lengths.gen_length, **values})
+    args = {
+        name: getattr(options, name)
+        for name in ("gen_length", *PARAMETERS)
+        if matters(name, options)
     }
-    if args["remasking"] == "random":
-        # A server does not take them together.
-        for name in ("confidence_threshold", "confidence_factor"):
-            if not args[name]:
-                del args[name]
-    if args["cache"] == "none":
-        args.pop("refresh_interval", None)
-    else:
-        args.setdefault("refresh_interval", _DEFAULTS.refresh_interval)
-    return tuple(sorted(_complete_pruning(args).items()))
+    if "prune_queries" in args and args["prune_queries"] is None:
+        args["prune_queries"] = policy_of(options.prune_policy).default_queries
+    if args["steps"] is None:
+        args["steps"] = lengths.gen_length
+    # What is left depends on the model.
+    return tuple(sorted((n, v) for n, v in args.items() if v is not None))
 
 
-def _complete_pruning(args: dict[str, Any]) -> dict[str, Any]:
-    if "prune_stages" not in args:
-        args.setdefault("prune_rate", 0.0)
-        if args["prune_rate"] == 0:
-            args = {n: v for n, v in args.items() if not n.startswith("prune_")}
-            return {**args, "prune_rate": 0.0}
-    for name in ("prune_policy", "prune_positions", "prune_min_visual_tokens"):
-        args.setdefault(name, getattr(_DEFAULTS, name))
-    policy = args["prune_policy"]
-    if policy in _SCORING_POLICIES:
-        rows = "answer" if policy == "aggregated" else "all"
-        args.setdefault("prune_queries", rows)
-    else:
-        args.pop("prune_queries", None)
-    if policy == "adaptive":
-        args.setdefault("prune_tau", _DEFAULTS.prune_tau)
-    else:
-        args.pop("prune_tau", None)
-    return args
-
-
-def _check(args: Values) -> None:
-    """What can be checked without a model, as the server checks its own flags."""
-    known = {field.name for field in fields(ServerConfig)}
-    values = {name: value for name, value in args.items() if name in known}
-    longest = max(_DEFAULTS.max_gen_length, args["gen_length"])
-    ServerConfig.from_values({"plugin": "pruning", "max_gen_length": longest, **values})
+def _exact_server(lengths: Lengths) -> ServerOptions:
+    """One that prunes nothing unless a request says so."""
+    longest = max(ServerOptions.max_gen_length, lengths.gen_length)
+    return read_server(
+        {
+            "plugin": "pruning",
+            "prune_rate": 0.0,
+            "max_gen_length": longest,
+            "block_length": lengths.block_length,
+        }
+    )
 
 
 def _label(lengths: Lengths, args: tuple[tuple[str, Any], ...]) -> str:
     """What differs from the exact setting."""
     values = dict(args)
+    usual = {
+        **{name: option.default for name, option in PARAMETERS.items()},
+        "block_length": lengths.block_length,
+        "steps": lengths.gen_length,
+    }
     pruning = _pruning_label(values)
     parts = [pruning] if pruning else []
-    if values["cache"] != "none":
-        interval = values["refresh_interval"]
-        is_default = interval == _DEFAULTS.refresh_interval
-        parts.append(values["cache"] + ("" if is_default else f"/{interval}"))
-    if values.get("confidence_threshold"):
-        parts.append(f"c>={values['confidence_threshold']:g}")
-    if values.get("confidence_factor"):
-        parts.append(f"factor {values['confidence_factor']:g}")
-    if values["cfg_scale"]:
-        parts.append(f"cfg {values['cfg_scale']:g}")
-    if values["steps"] != lengths.gen_length:
-        parts.append(f"{values['steps']} steps")
-    if values["block_length"] != lengths.block_length:
-        parts.append(f"blocks of {values['block_length']}")
-    if values["remasking"] != _DEFAULTS.remasking:
-        parts.append(values["remasking"] + " remasking")
+    for name, option in PARAMETERS.items():
+        is_unusual = values.get(name, usual[name]) != usual[name]
+        if is_unusual and not name.startswith("prune_"):
+            parts.append(option.label.format(values[name]))
     return " + ".join(parts)
 
 
 def _pruning_label(values: Values) -> str:
+    """Policy and cuts always, what else differs from the usual."""
     if not values.get("prune_rate") and "prune_stages" not in values:
         return ""
     policy = values["prune_policy"]
-    if "prune_stages" in values:
-        parts = [policy, values["prune_stages"]]
-    else:
-        layer = values.get("prune_layer")
-        cut = f"{values['prune_rate']:g}" + (f"@{layer}" if layer else "")
-        parts = [policy, cut]
-    usual = "answer" if policy == "aggregated" else "all"
-    if values.get("prune_queries", usual) != usual:
-        parts.append(values["prune_queries"])
-    if values["prune_positions"] != _DEFAULTS.prune_positions:
-        parts.append(values["prune_positions"])
-    if "prune_tau" in values:
-        parts.append(f"tau {values['prune_tau']:g}")
-    if values["prune_min_visual_tokens"]:
-        parts.append(f"from {values['prune_min_visual_tokens']} tokens")
-    return " ".join(parts)
+    cuts = values.get("prune_stages")
+    if cuts is None:
+        cuts = f"{values['prune_rate']:g}"
+    usual = {
+        **{name: option.default for name, option in PARAMETERS.items()},
+        "prune_queries": policy_of(policy).default_queries,
+        # Adaptive pruning is nothing without it.
+        "prune_tau": None,
+    }
+    shown = ("prune_rate", "prune_stages", "prune_policy")
+    others = [
+        option.label.format(values[name])
+        for name, option in PARAMETERS.items()
+        if name.startswith("prune_")
+        and name not in shown
+        and values.get(name, usual[name]) != usual[name]
+    ]
+    return " ".join([policy, cuts, *others]).replace(" @", "@")

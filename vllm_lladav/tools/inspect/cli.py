@@ -9,8 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from vllm_lladav.options.server import ServerConfig
-from vllm_lladav.pruning.params import POLICIES, POSITIONS, QUERIES
+from vllm_lladav.options.flags import add_flags, given_flags
+from vllm_lladav.options.options import REQUEST_OPTIONS
+from vllm_lladav.options.reading import read_request, read_server
 from vllm_lladav.tools.inspect.pictures import read_picture
 
 IMAGE_MODES = ("auto", "anyres", "pad_stacked", "pad_list")
@@ -62,69 +63,18 @@ def add_parser(subparsers: Any) -> None:
 
 def _add_request_arguments(parser: argparse.ArgumentParser) -> None:
     """What is not given is as in a server without flags."""
-    server = ServerConfig()
     group = parser.add_argument_group("request")
-    group.add_argument(
-        "--prune-rate",
-        type=float,
-        help="share of the visual tokens that is dropped in the first step "
-        f"(default: {server.prune_rate})",
-    )
-    group.add_argument(
-        "--prune-layer",
-        type=int,
-        help="decoder layer, counted from 1, after which they are dropped "
-        "(default: half the depth, rounded up)",
-    )
-    group.add_argument(
-        "--prune-stages",
-        metavar="STEP:LAYER:RATE,...",
-        help="several cuts instead of these two",
-    )
-    group.add_argument(
-        "--prune-policy",
-        choices=POLICIES,
-        help=f"how visual tokens are ranked (default: {server.prune_policy})",
-    )
-    group.add_argument(
-        "--prune-queries",
-        choices=QUERIES,
-        help="rows whose attention counts (default: answer for the policy "
-        "aggregated, else all)",
-    )
-    group.add_argument(
-        "--prune-positions",
-        choices=POSITIONS,
-        help=f"positions of kept tokens (default: {server.prune_positions})",
-    )
-    group.add_argument(
-        "--prune-tau",
-        type=float,
-        help="share of the attention mass that the policy adaptive keeps "
-        f"(default: {server.prune_tau})",
-    )
-    group.add_argument(
-        "--gen-length",
-        type=int,
-        help=f"canvas length in tokens (default: {server.gen_length})",
-    )
-    group.add_argument(
-        "--steps", type=int, help="denoising steps (default: one per token)"
-    )
-    group.add_argument("--seed", type=int, help="of the policy random")
+    add_flags(group, REQUEST_OPTIONS.values())
+    group.add_argument("--seed", type=int, help="of what is random")
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit code: 0, or 2 with a message about what cannot be done as asked."""
-    pruning = {
-        name: value
-        for name, value in vars(args).items()
-        if name.startswith("prune_") and value is not None
-    }
+    options = given_flags(args, REQUEST_OPTIONS)
     try:
         _check_output(args.output)
         # What needs no model is checked before one is loaded.
-        ServerConfig.from_values({"plugin": "pruning", **pruning})
+        read_request(read_server({"plugin": "pruning"}), options)
         for image in args.image:
             read_picture(image)
     except (OSError, ValueError) as error:
@@ -143,10 +93,8 @@ def run(args: argparse.Namespace) -> int:
             args.image,
             args.prompt,
             image_mode=args.image_mode,
-            gen_length=args.gen_length,
-            steps=args.steps,
             seed=args.seed,
-            **pruning,
+            **options,
         )
         draw(inspection).save(args.output)
     except (OSError, ValueError, VLLMClientError) as error:

@@ -22,7 +22,7 @@ from vllm_lladav.tools.inspect.result import (
 if TYPE_CHECKING:
     from vllm import LLM
 
-    from vllm_lladav.worker.prune_pass import Pruned
+    from vllm_lladav.worker.scoring import Pruned
 
 
 def inspect_pruning(
@@ -31,10 +31,8 @@ def inspect_pruning(
     prompt: str,
     *,
     image_mode: str = "auto",
-    gen_length: int | None = None,
-    steps: int | None = None,
     seed: int | None = None,
-    **pruning: Any,
+    **options: Any,
 ) -> Inspection:
     """Ask about images, and find out which visual tokens pruning keeps.
 
@@ -45,9 +43,9 @@ def inspect_pruning(
         images: at least one; they stand before the prompt.
         prompt: the user's message.
         image_mode: ``auto``, ``anyres``, ``pad_stacked`` or ``pad_list``.
-        gen_length, steps, seed: of the request; the server's defaults if None.
-        pruning: ``prune_rate``, ``prune_layer``, ``prune_stages``, ``prune_policy``,
-            ``prune_queries``, ... as in ``vllm_xargs``; None is "not sent".
+        seed: of what is random in the request.
+        options: ``gen_length``, ``steps``, ``prune_rate``, ... as in ``vllm_xargs``;
+            None is "not sent".
 
     Raises:
         VLLMValidationError: for values that the engine refuses.
@@ -57,9 +55,8 @@ def inspect_pruning(
     if not images:
         raise ValueError("at least one image is needed")
     pictures = [read_picture(image) for image in images]
-    request_args = {"gen_length": gen_length, "steps": steps, **pruning}
     with _running(model) as llm:
-        return _inspect(llm, pictures, prompt, image_mode, seed, request_args)
+        return _inspect(llm, pictures, prompt, image_mode, seed, options)
 
 
 def _running(model: "str | Path | LLM") -> "AbstractContextManager[LLM]":
@@ -76,7 +73,7 @@ def _inspect(
     prompt: str,
     image_mode: str,
     seed: int | None,
-    request_args: dict[str, Any],
+    options: dict[str, Any],
 ) -> Inspection:
     from vllm_lladav.model.lladav.processing import ImageOptions
     from vllm_lladav.model.lladav.vision import geometry_from_config
@@ -90,7 +87,7 @@ def _inspect(
     tokens = [map_visual_tokens(p.size, geometry, mode) for p in pictures]
 
     with _observed(llm) as stages:
-        answer = _ask(llm, pictures, prompt, mode, seed, request_args)
+        answer = _ask(llm, pictures, prompt, mode, seed, options)
 
     lengths = [len(image) for image in tokens]
     arrays = [
@@ -125,7 +122,7 @@ def _ask(
     prompt: str,
     mode: str,
     seed: int | None,
-    request_args: dict[str, Any],
+    options: dict[str, Any],
 ) -> str:
     """The text of the answer."""
     from vllm import SamplingParams
@@ -139,7 +136,7 @@ def _ask(
         max_tokens=None,
         temperature=0.0,
         seed=seed,
-        extra_args=request_args,
+        extra_args=options,
     )
     (output,) = llm.chat(
         messages, sampling, use_tqdm=False, mm_processor_kwargs={"image_mode": mode}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiled scores against the plain ones, and policies on top of them."""
+"""Tiled scores against the plain ones."""
 
 from unittest.mock import patch
 
@@ -9,17 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_lladav.pruning import scores
-from vllm_lladav.pruning.policies import POLICY, View
 
 
-def view(seed: int, length: int, kv_heads: int, group: int, num_kept: int = 1) -> View:
+def heads(seed: int, length: int, num_heads: int) -> torch.Tensor:
+    """Queries or keys: ``[length, num_heads, 8]``."""
     generator = torch.Generator().manual_seed(seed)
-    query = torch.randn(length, kv_heads * group, 8, generator=generator) * 2
-    key = torch.randn(length, kv_heads, 8, generator=generator) * 2
-    chosen = torch.randperm(length, generator=generator)
-    visual = chosen[: max(1, length // 2)].sort().values
-    rows = chosen[length // 3 :].sort().values
-    return View(query, key, 0.3, rows, visual, num_kept, seed)
+    return torch.randn(length, num_heads, 8, generator=generator) * 2
 
 
 SHAPES = (st.integers(0, 2**32), st.integers(2, 70), st.integers(1, 3))
@@ -31,21 +26,22 @@ def test_attention_received(
     seed: int, length: int, kv_heads: int, group: int, tile_bytes: int
 ):
     """Softmax weights of [heads, rows, n], made at once, in float64."""
-    seen = view(seed, length, kv_heads, group)
-    key = seen.key.repeat_interleave(group, dim=1).double()
-    query = seen.query[seen.rows].double()
-    weights = torch.einsum("qhd,khd->hqk", query, key).mul(seen.scale).softmax(-1)
+    key = heads(seed, length, kv_heads)
+    query = heads(seed + 1, max(1, length // 3), kv_heads * group)
+    columns = torch.arange(0, length, 2)
+    repeated = key.repeat_interleave(group, dim=1).double()
+    weights = torch.einsum("qhd,khd->hqk", query.double(), repeated)
+    weights = weights.mul(0.3).softmax(-1)
     with patch.object(scores, "TILE_BYTES", tile_bytes):
-        received = POLICY["fastv"].score(seen)
+        received = scores.attention_received(query, key, 0.3, columns)
     assert received.dtype == torch.float32
-    expected = weights.mean(dim=1).sum(dim=0)[seen.visual]
+    expected = weights.mean(dim=1).sum(dim=0)[columns]
     torch.testing.assert_close(received.double(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_weights_of_a_row_add_up_to_one_per_head():
-    seen = view(0, 50, 2, 2)
-    everything = torch.arange(50)
-    received = scores.attention_received(seen.query, seen.key, 1.0, everything)
+    query, key = heads(0, 50, 4), heads(1, 50, 2)
+    received = scores.attention_received(query, key, 1.0, torch.arange(50))
     assert received.sum().item() == pytest.approx(4.0, rel=1e-5)
 
 
@@ -53,7 +49,7 @@ def test_weights_of_a_row_add_up_to_one_per_head():
 @given(*SHAPES, st.sampled_from([1, 3000, 1 << 20]))
 def test_redundancy(seed: int, length: int, kv_heads: int, tile_bytes: int):
     """The largest cosine with an earlier token, token by token."""
-    key = view(seed, length, kv_heads, 1).key
+    key = heads(seed, length, kv_heads)
     with patch.object(scores, "TILE_BYTES", tile_bytes):
         redundancy = scores.redundancy(key)
     cosine = torch.nn.functional.cosine_similarity
@@ -75,22 +71,3 @@ def test_the_first_of_equal_tokens_is_not_redundant():
     """Dropping by similarity leaves one of them."""
     key = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])[:, None]
     assert scores.redundancy(key).tolist() == [-1.0, 0.0, 1.0, 1.0]
-
-
-@given(st.integers(1, 200), st.data())
-def test_uniform(length: int, data: st.DataObject):
-    """num_kept tokens, at distances that differ by one at most."""
-    num_kept = data.draw(st.integers(1, length))
-    visual = torch.arange(length)
-    empty = torch.empty(0)
-    seen = View(empty, empty, 1.0, visual, visual, num_kept, None)
-    kept = POLICY["uniform"].score(seen).nonzero()[:, 0]
-    assert len(kept) == num_kept
-    gaps = kept.diff().tolist()
-    assert not gaps or max(gaps) - min(gaps) <= 1
-
-
-def test_policies_look_at_the_layers_they_need():
-    for name, policy in POLICY.items():
-        layers = [layer for layer in range(1, 7) if policy.observes(layer, 4)]
-        assert layers == ([1, 2, 3, 4] if name == "aggregated" else [4])

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kinds of option values: what is allowed, and how it is read from a command line."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+LARGEST_INTEGER = 2**31 - 1
+"""What 32-bit tensors and messages between processes hold."""
+
+
+class OptionError(ValueError):
+    """An option was set to what it cannot have.
+
+    Attributes:
+        name: of the option.
+    """
+
+    def __init__(self, name: str, message: str) -> None:
+        self.name = name
+        super().__init__(message)
+
+
+def refused(name: str, allowed: str, got: object) -> OptionError:
+    """The error of a value that is not allowed."""
+    return OptionError(name, f"{name} must be {allowed}; got {got}")
+
+
+class Kind(Protocol):
+    """The values that an option may have."""
+
+    @property
+    def argument(self) -> dict[str, Any]:
+        """``type`` or ``choices`` for ``argparse``, which checks no bounds."""
+
+    def check(self, name: str, value: object) -> Any:
+        """``value`` in its proper type.
+
+        Raises:
+            OptionError: naming the option, what is allowed, and the value.
+        """
+
+
+@dataclass(frozen=True)
+class Integer:
+    """Whole numbers from ``least`` to ``most``; JSON's 32.0 is one."""
+
+    least: int = 1
+    most: int = LARGEST_INTEGER
+
+    @property
+    def argument(self) -> dict[str, Any]:
+        return {"type": int}
+
+    def check(self, name: str, value: object) -> int:
+        is_whole = isinstance(value, float) and value.is_integer()
+        number: Any = int(value) if is_whole else value  # type: ignore[call-overload]
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise refused(name, f"an integer of at least {self.least}", _short(value))
+        if number < self.least:
+            raise refused(name, f"an integer of at least {self.least}", _short(value))
+        if number > self.most:
+            raise refused(name, f"an integer of at most {self.most}", _short(value))
+        return number
+
+
+@dataclass(frozen=True)
+class Number:
+    """Finite numbers of a range.
+
+    Attributes:
+        range: in words.
+        contains: whether a number lies in it.
+    """
+
+    range: str
+    contains: Callable[[float], bool]
+
+    @property
+    def argument(self) -> dict[str, Any]:
+        return {"type": float}
+
+    def check(self, name: str, value: object) -> float:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            # An integer past the floats is no finite number either.
+            or not -math.inf < _float(value) < math.inf
+        ):
+            raise refused(name, "a finite number", _short(value))
+        if not self.contains(value):
+            raise refused(name, self.range, _short(value))
+        return float(value)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of some names."""
+
+    names: tuple[str, ...]
+
+    @property
+    def argument(self) -> dict[str, Any]:
+        return {"choices": self.names}
+
+    def check(self, name: str, value: object) -> str:
+        if not isinstance(value, str) or value not in self.names:
+            raise refused(name, f"one of {', '.join(self.names)}", _short(value))
+        return value
+
+
+@dataclass(frozen=True)
+class Text:
+    """Any string.
+
+    Attributes:
+        form: in words, where it has one.
+        parse: raises ``ValueError`` for a string of another form.
+    """
+
+    form: str = "a string"
+    parse: Callable[[str], object] = str
+
+    @property
+    def argument(self) -> dict[str, Any]:
+        return {"type": str}
+
+    def check(self, name: str, value: object) -> str:
+        if not isinstance(value, str):
+            raise refused(name, "a string", _short(value))
+        try:
+            self.parse(value)
+        except ValueError as error:
+            raise refused(name, self.form, cut(str(error))) from None
+        return value
+
+
+def _float(value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _short(value: object) -> str:
+    """A value as an error message shows it."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no integer of more than some thousand digits.
+        text = "an integer of thousands of digits"
+    return cut(text)
+
+
+def cut(text: str) -> str:
+    """``text`` as an error message can show it: a client may send anything."""
+    return text if len(text) <= 100 else f"{text[:97]}..."
