@@ -71,11 +71,11 @@ class Bench:
         plan = make_plan(
             Images((num_visual,)),
             text_tokens=len(run.prompts[0]) - num_visual,
+            num_layers=self.shape.num_layers,
             gen_length=self.args.gen_length,
             block_length=self.args.block_length,
             steps=self.args.steps,
             prune_rate=rate,
-            prune_layer=-(-self.shape.num_layers // 2),
             **MODES[mode],
         )
         return request_flops(self.shape, plan).total

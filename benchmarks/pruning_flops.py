@@ -76,7 +76,9 @@ class Bench:
         plan = make_plan(
             Images(tokens, num_tiles),
             text_tokens=prompt_len - sum(tokens),
+            num_layers=self.shape.num_layers,
             gen_length=self.args.gen_length,
+            block_length=self.args.gen_length,
             steps=self.args.steps,
             prune_rate=rate,
             prune_layer=self.layer,

@@ -104,6 +104,7 @@ class Bench:
             num_layers=self.checkpoint.shape.num_layers,
             text_tokens=found["prompt_tokens"] - sum(tokens),
             gen_length=case.gen_length,
+            block_length=case.gen_length,
             steps=case.steps,
             cache=case.cache,
             refresh_interval=case.steps,

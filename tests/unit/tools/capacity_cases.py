@@ -17,6 +17,7 @@ SMALL = ModelShape(
     head_dim=4,
     vocab_rows=100,
 )
+make_plan = partial(request.make_plan, num_layers=SMALL.num_layers)
 
 make_plan = partial(request.make_plan, num_layers=SMALL.num_layers)
 

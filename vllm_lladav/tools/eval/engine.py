@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vllm_lladav.denoising.plan import StepIndex
-from vllm_lladav.options.server import ADDITIONAL_CONFIG_KEY
+from vllm_lladav.options.reading import ADDITIONAL_CONFIG_KEY
 from vllm_lladav.tools.engine import denoising_state, running_engine
 from vllm_lladav.tools.eval.chat import messages
 from vllm_lladav.tools.eval.questions import Question

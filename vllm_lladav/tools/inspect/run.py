@@ -122,7 +122,7 @@ def _ask(
     prompt: str,
     mode: str,
     seed: int | None,
-    request_args: dict[str, Any],
+    options: dict[str, Any],
 ) -> str:
     """The text of the answer."""
     from vllm import SamplingParams
@@ -136,7 +136,7 @@ def _ask(
         max_tokens=None,
         temperature=0.0,
         seed=seed,
-        extra_args=request_args,
+        extra_args=options,
     )
     (output,) = llm.chat(
         messages, sampling, use_tqdm=False, mm_processor_kwargs={"image_mode": mode}
