@@ -19,8 +19,8 @@ from vllm.renderers.params import ChatParams
 from vllm.renderers.registry import renderer_from_config
 
 from tests.golden.cases import IMAGE_TOKEN, GoldenCase, load_cases
-from vllm_lladav.model.lladav.anyres import IMAGE_MODES
 from vllm_lladav.model.lladav.config import ARCHITECTURE, register_config
+from vllm_lladav.model.lladav.image_modes import IMAGE_MODES
 from vllm_lladav.model.lladav.processing import (
     ImageOptions,
     LladavDataParser,

@@ -20,8 +20,9 @@ from vllm.utils.network_utils import get_open_port
 
 from tests.golden.cases import IMAGE_TOKEN, GoldenCase, load_cases
 from vllm_lladav.model.lladav import vision
-from vllm_lladav.model.lladav.anyres import IMAGE_MODES, preprocess
+from vllm_lladav.model.lladav.anyres import preprocess
 from vllm_lladav.model.lladav.config import LladavConfig
+from vllm_lladav.model.lladav.image_modes import IMAGE_MODES
 from vllm_lladav.model.lladav.vision import (
     TOWER_PREFIX,
     LladavVision,

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vllm_lladav.model.lladav.anyres import (
-    IMAGE_MODES,
     AnyresGeometry,
     fit_and_pad,
     merge_tiles,
@@ -19,6 +18,7 @@ from vllm_lladav.model.lladav.anyres import (
     preprocess,
     select_best_resolution,
 )
+from vllm_lladav.model.lladav.image_modes import IMAGE_MODES
 from vllm_lladav.tools.inspect.patch_map import (
     Box,
     VisualToken,

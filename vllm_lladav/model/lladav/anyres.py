@@ -1,13 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images to tiles, and tile features to visual tokens. No vLLM in here.
 
-An image is looked at in one of three modes:
-
-``anyres``       tile 0 is the whole image squeezed to a square; the others cut
-                 the image, fitted into the best of the pinpoint canvases.
-``pad_stacked``  one tile, the image padded to a square: 729 tokens.
-``pad_list``     the same and one newline embedding: 730 tokens.
-
 Arithmetic follows the official LLaDA-V code down to float rounding, because
 token counts depend on it. All sizes are (width, height) in pixels; grids are
 (rows, columns) in visual tokens.
@@ -17,15 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-ImageMode = Literal["anyres", "pad_stacked", "pad_list"]
-IMAGE_MODES: tuple[ImageMode, ...] = get_args(ImageMode)
+from vllm_lladav.model.lladav.image_modes import ImageMode
 
 # Every image is scaled to [-1, 1] with this mean and deviation (SigLIP).
 PIXEL_MEAN = 0.5

@@ -45,14 +45,18 @@ from vllm.multimodal.processing import (
 from vllm.renderers import TokenizeParams
 
 from vllm_lladav.model.lladav.anyres import (
-    IMAGE_MODES,
     AnyresGeometry,
-    ImageMode,
     largest_image,
     num_visual_tokens,
     preprocess,
 )
 from vllm_lladav.model.lladav.config import LladavConfig, image_token_id
+from vllm_lladav.model.lladav.image_modes import (
+    IMAGE_MODE_CHOICES,
+    IMAGE_MODES,
+    ImageMode,
+    resolve_image_mode,
+)
 from vllm_lladav.model.lladav.prompt import IMAGE_MARK, place_images
 from vllm_lladav.model.lladav.vision import geometry_from_config
 
@@ -77,11 +81,10 @@ class ImageOptions:
                 f"allowed: {', '.join(known)}"
             )
         options = cls(**kwargs)  # type: ignore[arg-type]
-        modes = ("auto", *IMAGE_MODES)
-        if options.image_mode not in modes:
+        if options.image_mode not in IMAGE_MODE_CHOICES:
             raise ValueError(
                 f"image_mode={options.image_mode!r} in mm_processor_kwargs; "
-                f"allowed: {', '.join(modes)}"
+                f"allowed: {', '.join(IMAGE_MODE_CHOICES)}"
             )
         if not isinstance(options.keep_token_after_image, bool):
             raise ValueError(
@@ -92,16 +95,7 @@ class ImageOptions:
 
     def resolve_mode(self, config: LladavConfig, num_images: int) -> ImageMode:
         """The concrete mode of a request with that many images."""
-        mode = self.image_mode
-        if mode == "auto":
-            single = "anyres" if config.uses_anyres else "pad_stacked"
-            return cast(ImageMode, single if num_images == 1 else "pad_stacked")
-        if mode == "anyres" and not config.uses_anyres:
-            raise ValueError(
-                "image_mode='anyres' needs a checkpoint with image_aspect_ratio "
-                f"'anyres' or 'anyres_max_N', not {config.image_aspect_ratio!r}"
-            )
-        return cast(ImageMode, mode)
+        return resolve_image_mode(self.image_mode, config.uses_anyres, num_images)
 
 
 class LladavDataParser(MultiModalDataParser):

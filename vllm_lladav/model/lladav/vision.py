@@ -15,8 +15,9 @@ from vllm.model_executor.layers.quantization import QuantizationConfig
 from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 from vllm.model_executor.models.siglip import SiglipVisionModel
 
-from vllm_lladav.model.lladav.anyres import IMAGE_MODES, AnyresGeometry, merge_tiles
+from vllm_lladav.model.lladav.anyres import AnyresGeometry, merge_tiles
 from vllm_lladav.model.lladav.config import LladavConfig, projector_depth
+from vllm_lladav.model.lladav.image_modes import IMAGE_MODES
 
 # Tiles that go through the tower at once: bounds its activations, whatever the
 # number and the size of the images in a batch.
