@@ -47,10 +47,10 @@ MODES: dict[str, dict[str, Any]] = {
 
 def describe_model(worker: Any) -> bytes:
     """Its shape, pickled: vLLM would make a dictionary of it."""
-    from vllm_lladav.tools.flops import ModelShape
+    from vllm_lladav.model.lladav.family import LLADAV
 
     model = worker.get_model()
-    return pickle.dumps(ModelShape.from_config(model.config, model.padded_vocab_size))
+    return pickle.dumps(LLADAV.shape(model.config, model.padded_vocab_size))
 
 
 class Bench:

@@ -35,7 +35,8 @@ import torch
 from common import machine, noise_image, parse_size
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vllm_lladav.tools.flops import ModelShape, request_flops
+from vllm_lladav.model.lladav.family import LLADAV
+from vllm_lladav.tools.flops import request_flops
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -238,7 +239,7 @@ def describe_model(worker: Any) -> bytes:
     from vllm_lladav.model.lladav.vision import geometry_from_config
 
     model = worker.get_model()
-    shape = ModelShape.from_config(model.config, model.padded_vocab_size)
+    shape = LLADAV.shape(model.config, model.padded_vocab_size)
     return pickle.dumps((shape, geometry_from_config(model.config)))
 
 

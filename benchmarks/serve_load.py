@@ -34,7 +34,7 @@ import requests
 from common import machine, noise_image, parse_size
 from server import CHAT, VLLM, Sampler, Server, chat_body, serve, summarise
 
-from vllm_lladav.model.aliases import MODEL_ALIASES, resolve_alias
+from vllm_lladav.model.families import resolve_alias
 from vllm_lladav.tools.eval.environment import environment
 
 PRESETS = ("exact", "pruned", "fast", "fast+pruned")
@@ -256,8 +256,7 @@ def parse_args() -> argparse.Namespace:
 
         args.model = str(ensure_midsize())
     if args.tokenizer is None:
-        alias = args.model in MODEL_ALIASES
-        args.tokenizer = resolve_alias(args.model) if alias else args.model
+        args.tokenizer = resolve_alias(args.model)
     return args
 
 

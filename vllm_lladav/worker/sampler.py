@@ -25,6 +25,7 @@ from vllm_lladav.denoising.unmasking import (
     greedy_tokens,
     gumbel_tokens,
 )
+from vllm_lladav.model.family import traits_of
 from vllm_lladav.worker.logprobs import TokenLogprobs, packed, token_logprobs
 from vllm_lladav.worker.request import DenoisingRequest, DenoisingStep
 
@@ -61,12 +62,11 @@ class DenoisingSampler:
     def __init__(self, state: "DenoisingState") -> None:
         self._state = state
         self._model = cast("LlavaLLaDAModelLM", state.model)
-        config = state.model_config.hf_config
-        self._vocab_size = config.tokenizer_length
-        banned = [i for i in config.banned_token_ids if i < self._vocab_size]
+        traits = traits_of(state.model_config)
+        self._vocab_size = traits.num_tokens
         padding = range(self._vocab_size, self._model.padded_vocab_size)
         self._not_words = torch.tensor(
-            [*banned, *padding], dtype=torch.int64, device=state.device
+            [*traits.banned_token_ids, *padding], dtype=torch.int64, device=state.device
         )
         self._tile_rows = max(1, LOGITS_TILE_BYTES // (4 * self._vocab_size))
 

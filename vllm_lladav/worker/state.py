@@ -24,6 +24,7 @@ from vllm_lladav.denoising.canvas import Canvas
 from vllm_lladav.denoising.params import denoising_params, is_resolved
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.model import decoder
+from vllm_lladav.model.family import traits_of
 from vllm_lladav.worker.attention import AttendedSequence, StepAttention
 from vllm_lladav.worker.logprobs import CanvasLogprobs
 from vllm_lladav.worker.prune_pass import AttentionInputs, PrunePass
@@ -58,7 +59,7 @@ class DenoisingState(ModelState):
         super().__init__(vllm_config, model, encoder_cache, device)
         self._lladav = cast("LlavaLLaDAModelLM", model)
         self._attentions = decoder.attentions(self._lladav.model)
-        self._mask_token_id = self.model_config.hf_config.mask_token_id
+        self._mask_token_id = traits_of(self.model_config).mask_token_id
         self._requests: dict[str, DenoisingRequest] = {}
         self._step: DenoisingStep | None = None
         self._attention: StepAttention | None = None

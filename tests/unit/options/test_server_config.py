@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vllm_lladav.model.aliases import resolve_alias
+from vllm_lladav.model.families import resolve_alias
 from vllm_lladav.options.flags import add_arguments, merge_arguments, refuse
 from vllm_lladav.options.server import ServerConfig
 from vllm_lladav.tiny.checkpoint import content_digest, file_digests

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from vllm_lladav.denoising.params import CACHES
 from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.model.shape import ModelShape
 from vllm_lladav.tools.capacity.checkpoint import PRESETS
 from vllm_lladav.tools.capacity.engine import LOGITS_TILE_BYTES, Engine
 from vllm_lladav.tools.capacity.load import Load, RequestLoad
@@ -25,7 +26,7 @@ from vllm_lladav.tools.capacity.model import (
 )
 from vllm_lladav.tools.capacity.request import Images, make_plan
 from vllm_lladav.tools.capacity.step import mean_parts, seconds_of, step_parts
-from vllm_lladav.tools.flops import ModelShape, request_flops
+from vllm_lladav.tools.flops import request_flops
 
 EIGHT = PRESETS["8b"]
 SMALL = ModelShape(

@@ -3,8 +3,8 @@
 
 from dataclasses import dataclass
 
+from vllm_lladav.model.shape import ModelShape, VisionShape
 from vllm_lladav.options.server import ServerConfig
-from vllm_lladav.tools.flops import ModelShape, VisionShape
 
 LOGITS_TILE_BYTES = 32 << 20
 """Float32 logits that exist at once (``worker/sampler.py``)."""

@@ -13,7 +13,7 @@ from vllm.tokenizers import get_tokenizer
 from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.frontend.request import Limits, resolve
-from vllm_lladav.model.aliases import MODEL_ALIASES, resolve_alias
+from vllm_lladav.model.families import resolve_alias
 from vllm_lladav.model.lladav.anyres import (
     AnyresGeometry,
     ImageMode,
@@ -21,13 +21,15 @@ from vllm_lladav.model.lladav.anyres import (
     tile_layout,
 )
 from vllm_lladav.model.lladav.config import LladavConfig, register_config
+from vllm_lladav.model.lladav.family import LLADAV
 from vllm_lladav.model.lladav.processing import ImageOptions
 from vllm_lladav.model.lladav.vision import geometry_from_config
+from vllm_lladav.model.shape import ModelShape
 from vllm_lladav.options.server import ServerConfig
 from vllm_lladav.tools.eval.questions import Question
 from vllm_lladav.tools.eval.results import Answer
 from vllm_lladav.tools.eval.settings import Setting
-from vllm_lladav.tools.flops import ModelShape, planned_steps, request_flops
+from vllm_lladav.tools.flops import planned_steps, request_flops
 
 _UNLIMITED = 2**31
 
@@ -94,14 +96,14 @@ class CostModel:
         """
         from transformers import AutoConfig
 
-        name = resolve_alias(model) if model in MODEL_ALIASES else model
+        name = resolve_alias(model)
         register_config()
         config = AutoConfig.from_pretrained(name)
         if not isinstance(config, LladavConfig):
             raise ValueError(f"{model} is no LLaDA-V checkpoint")
         vocab_rows = pad_vocab_size(len(get_tokenizer(name)))
         return cls(
-            shape=ModelShape.from_config(config, vocab_rows),
+            shape=LLADAV.shape(config, vocab_rows),
             geometry=geometry_from_config(config),
             image_mode=ImageOptions().resolve_mode(config, 1),
         )
