@@ -22,7 +22,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 
 from vllm_lladav.denoising.canvas import Canvas
 from vllm_lladav.denoising.marks import PruneReport, StepReport
-from vllm_lladav.denoising.params import RESOLVED_KEY, STOPS_KEY, DenoisingParams
+from vllm_lladav.denoising.params import RESOLVED_KEY, DenoisingParams
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.scheduler.scheduler import DenoisingScheduler
 
@@ -49,12 +49,13 @@ def make_request(
         "seed": None,
         "max_answer_tokens": gen_length,
         "stop_sequences": ((STOP,),) * len(stops),
+        "stops": stops,
     }
     params = DenoisingParams(gen_length=gen_length, **values | changes)
     sampling = SamplingParams(
         max_tokens=gen_length,
         temperature=0.0,
-        extra_args={RESOLVED_KEY: params.to_values(), STOPS_KEY: list(stops)},
+        extra_args={RESOLVED_KEY: params.to_values()},
     )
     starts = np.cumsum([0, *images]).tolist()
     features = [
