@@ -82,6 +82,7 @@ class Rig:
         answers: tokens of every request.
         ended: last outputs, by name.
         longest_wait: iterations from one step of a request to the next.
+        stats: that left the scheduler, iteration by iteration.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Rig:
         self.answers: dict[str, list[int]] = {}
         self.ended: dict[str, EngineCoreOutput] = {}
         self.longest_wait: Counter[str] = Counter()
+        self.stats: list[Any] = []
         self._last: dict[str, int] = {}
         self._canvases: dict[str, tuple[Canvas, StepPlan, int]] = {}
 
@@ -146,6 +148,8 @@ class Rig:
             output, ModelRunnerOutput(names, places, tokens)
         )
         for group in groups.values():
+            if group.scheduler_stats is not None:
+                self.stats.append(group.scheduler_stats.spec_decoding_stats)
             for part in group.outputs:
                 self.answers[part.request_id] += part.new_token_ids
                 if part.finish_reason is not None:
