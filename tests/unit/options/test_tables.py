@@ -3,13 +3,13 @@
 
 from pathlib import Path
 
-from vllm_lladav.options.tables import tables, with_tables
+from option_tables import tables, with_tables
 
 README = Path(__file__).parents[3] / "README.md"
 
 
 def test_tables_of_the_readme_are_those_of_the_declarations():
-    """``python -m vllm_lladav.options.tables README.md`` writes them."""
+    """``python tools/option_tables.py README.md`` writes them."""
     text = README.read_text(encoding="utf-8")
     for name in tables():
         assert text.count(f"<!-- options: {name} -->\n") == 1

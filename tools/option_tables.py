@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The README's tables of options.
 
-    python -m vllm_lladav.options.tables README.md
+    python tools/option_tables.py README.md
 
 writes them between their marks, from the declarations.
 """
