@@ -212,13 +212,3 @@ class StepPlan:
         if pruning is None or self.num_visual < max(pruning.min_visual_tokens, 1):
             return ()
         return pruning.stages_of(step)
-
-
-def transfer_count(num_masks: int, steps: int, step: int) -> int:
-    """How many positions step ``step`` (from 0) of ``steps`` transfers.
-
-    ``num_masks // steps``; the remainder goes one each to the first steps (12 masks in
-    5 steps: 3, 3, 2, 2, 2), so that steps past the masks transfer nothing.
-    """
-    share, remainder = divmod(num_masks, steps)
-    return share + (step < remainder)

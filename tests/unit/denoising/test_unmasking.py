@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_lladav.denoising.plan import transfer_count
 from vllm_lladav.denoising.unmasking import (
     chosen_probability,
     find_sequence,

@@ -22,9 +22,10 @@ from vllm.v1.structured_output import StructuredOutputManager
 
 from vllm_lladav.denoising.canvas import Canvas
 from vllm_lladav.denoising.marks import PruneReport, StepReport
-from vllm_lladav.denoising.params import RESOLVED_KEY, STOPS_KEY, DenoisingParams
+from vllm_lladav.denoising.params import RESOLVED_KEY, DenoisingParams
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.scheduler.scheduler import DenoisingScheduler
+from vllm_lladav.scheduler.stats import DenoisingStats
 
 MASK, WORD, STOP = 0, 5, 6
 KV_BLOCK = 8
@@ -49,12 +50,13 @@ def make_request(
         "seed": None,
         "max_answer_tokens": gen_length,
         "stop_sequences": ((STOP,),) * len(stops),
+        "stops": stops,
     }
     params = DenoisingParams(gen_length=gen_length, **values | changes)
     sampling = SamplingParams(
         max_tokens=gen_length,
         temperature=0.0,
-        extra_args={RESOLVED_KEY: params.to_values(), STOPS_KEY: list(stops)},
+        extra_args={RESOLVED_KEY: params.to_values()},
     )
     starts = np.cumsum([0, *images]).tolist()
     features = [
@@ -80,6 +82,7 @@ class Rig:
         admitted: names, in order.
         answers: tokens of every request.
         ended: last outputs, by name.
+        stats: that came with outputs.
         longest_wait: iterations from one step of a request to the next.
     """
 
@@ -112,6 +115,7 @@ class Rig:
         self.admitted: list[str] = []
         self.answers: dict[str, list[int]] = {}
         self.ended: dict[str, EngineCoreOutput] = {}
+        self.stats: list[DenoisingStats] = []
         self.longest_wait: Counter[str] = Counter()
         self._last: dict[str, int] = {}
         self._canvases: dict[str, tuple[Canvas, StepPlan, int]] = {}
@@ -145,6 +149,10 @@ class Rig:
             output, ModelRunnerOutput(names, places, tokens)
         )
         for group in groups.values():
+            if group.scheduler_stats is not None:
+                stats = group.scheduler_stats.spec_decoding_stats
+                assert isinstance(stats, DenoisingStats)
+                self.stats.append(stats)
             for part in group.outputs:
                 self.answers[part.request_id] += part.new_token_ids
                 if part.finish_reason is not None:
