@@ -33,7 +33,7 @@ from common import MODEL_ARGUMENT, noise_images, parse_size, with_environment
 from PIL import Image
 from server import CHAT, VLLM, Sampler, Server, serve, summarise
 
-from vllm_lladav.model.aliases import MODEL_ALIASES, resolve_alias
+from vllm_lladav.model.families import resolve_alias
 
 PRESETS = ("exact", "pruned", "fast", "fast+pruned")
 PERCENTILES = (50, 95, 99)
@@ -244,8 +244,7 @@ def parse_args() -> argparse.Namespace:
         parser.set_defaults(**QUICK)
     args = parser.parse_args()
     if args.tokenizer is None:
-        alias = args.model in MODEL_ALIASES
-        args.tokenizer = resolve_alias(args.model) if alias else args.model
+        args.tokenizer = resolve_alias(args.model)
     return args
 
 

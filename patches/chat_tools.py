@@ -1,40 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chat requests with ``tools`` are refused.
 
-Why: LLaDA-V's prompt has no place for tools. vLLM would fall back to the
+Why: the prompts of our models have no place for tools. vLLM would fall back to the
 tokenizer's own template, which lacks the default system prompt, and answer a
 request that was silently changed.
 How: wraps ``vllm.renderers.hf.resolve_chat_template``.
-Affects: LLaDA-V only.
+Affects: our models only.
 Can go: when vLLM asks the model whether it knows tools.
 """
 
-import functools
 from typing import Any
+
+from vllm_lladav.model.families import family_of, is_ours
+from vllm_lladav.patches.wrapping import wrap
 
 
 def apply() -> None:
     from vllm.exceptions import VLLMValidationError
     from vllm.renderers import hf
 
-    from vllm_lladav.model.lladav.config import ARCHITECTURE
-
-    resolve_chat_template = hf.resolve_chat_template
-    if hasattr(resolve_chat_template, "lladav"):
-        return
-
-    @functools.wraps(resolve_chat_template)
+    @wrap(hf, "resolve_chat_template")
     def resolve_without_tools(
-        tokenizer: Any, chat_template: Any, tools: Any, *, model_config: Any
+        resolve: Any,
+        tokenizer: Any,
+        chat_template: Any,
+        tools: Any,
+        *,
+        model_config: Any,
     ) -> Any:
-        if tools and model_config.architecture == ARCHITECTURE:
+        if tools and is_ours(model_config):
+            name = family_of(model_config).name
             raise VLLMValidationError(
-                "tools is not supported: LLaDA-V's prompt has no place for them",
+                f"tools is not supported: {name}'s prompt has no place for them",
                 parameter="tools",
             )
-        return resolve_chat_template(
-            tokenizer, chat_template, tools, model_config=model_config
-        )
-
-    resolve_without_tools.lladav = True  # type: ignore[attr-defined]
-    hf.resolve_chat_template = resolve_without_tools
+        return resolve(tokenizer, chat_template, tools, model_config=model_config)

@@ -10,10 +10,12 @@ Affects: nothing but Model Runner V2 on CPUs, which does not start without it.
 Can go: when vLLM's CPU build brings these kernels or a Triton.
 """
 
-import functools
 from typing import Any
 
 import torch
+
+from vllm_lladav.model.families import is_ours
+from vllm_lladav.patches.wrapping import wrap
 
 Tensor = torch.Tensor
 
@@ -47,31 +49,25 @@ def apply() -> None:
     )
     BlockTables.gather_block_tables = gather_block_tables
     BlockTables.compute_slot_mappings = compute_slot_mappings
-    _allow_for_lladav()
+    _allow_for_ours()
 
 
-def _allow_for_lladav() -> None:
+def _allow_for_ours() -> None:
     """Lift the check with which vLLM refuses Model Runner V2 without Triton.
 
-    It would then become the default of all models; those other than LLaDA-V
-    reach kernels that have no stand-in here.
+    It would then become the default of all models; others than ours reach kernels
+    that have no stand-in here.
     """
     import vllm.config.vllm as config_module
     from vllm.config import VllmConfig
 
-    from vllm_lladav.model.lladav.config import ARCHITECTURE
-
-    unsupported_features = VllmConfig._get_v2_model_runner_unsupported_features
-
-    @functools.wraps(unsupported_features)
-    def with_missing_kernels(self: Any) -> list[str]:
+    @wrap(VllmConfig, "_get_v2_model_runner_unsupported_features")
+    def with_missing_kernels(unsupported_features: Any, self: Any) -> list[str]:
         unsupported = unsupported_features(self)
-        model_config = self.model_config
-        if model_config is None or model_config.architecture != ARCHITECTURE:
+        if not is_ours(self.model_config):
             unsupported = [*unsupported, "this model on a CPU without Triton"]
         return unsupported
 
-    VllmConfig._get_v2_model_runner_unsupported_features = with_missing_kernels
     config_module.HAS_TRITON = True
 
 

@@ -15,6 +15,9 @@ Can go: when vLLM does so itself.
 """
 
 import time
+from typing import Any
+
+from vllm_lladav.patches.wrapping import wrap
 
 RECENTLY_S = 1.0
 """Since the last message: another one is likely to come."""
@@ -28,15 +31,12 @@ def apply() -> None:
 
     if not current_platform.is_cpu() or envs.VLLM_CPU_NUM_OF_RESERVED_CPU != 0:
         return
-    wait = SpinCondition.wait
-    if hasattr(wait, "lladav"):
-        return
+    SpinCondition.__init__.__defaults__ = (0,)
 
-    def wait_a_while(self: SpinCondition, timeout_ms: int | None = None) -> None:
+    @wrap(SpinCondition, "wait")
+    def wait_a_while(
+        wait: Any, self: SpinCondition, timeout_ms: int | None = None
+    ) -> None:
         is_recent = time.monotonic() < self.last_read + RECENTLY_S
         limit = WAIT_MS if is_recent else IDLE_WAIT_MS
         wait(self, limit if timeout_ms is None else min(limit, timeout_ms))
-
-    wait_a_while.lladav = True  # type: ignore[attr-defined]
-    SpinCondition.__init__.__defaults__ = (0,)
-    SpinCondition.wait = wait_a_while

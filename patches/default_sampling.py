@@ -6,32 +6,25 @@ the context, and one without ``temperature`` samples at 1.0; the official code
 fills a canvas of a set length greedily. A ``max_new_tokens`` in the generation
 config would be a server-wide cap instead of a default.
 How: wraps ``ModelConfig.get_diff_sampling_param``.
-Affects: LLaDA-V only.
+Affects: our models only.
 Can go: when vLLM has a per-model default for ``max_tokens`` that is no cap.
 """
 
-import functools
 from typing import Any
+
+from vllm_lladav.model.families import is_ours
+from vllm_lladav.patches.wrapping import wrap
 
 
 def apply() -> None:
     from vllm.config import ModelConfig
 
-    from vllm_lladav.model.lladav.config import ARCHITECTURE
-
-    get_diff_sampling_param = ModelConfig.get_diff_sampling_param
-    if hasattr(get_diff_sampling_param, "lladav"):
-        return
-
-    @functools.wraps(get_diff_sampling_param)
-    def with_official_defaults(self: Any) -> dict[str, Any]:
+    @wrap(ModelConfig, "get_diff_sampling_param")
+    def with_official_defaults(get_params: Any, self: Any) -> dict[str, Any]:
         from vllm_lladav.frontend.request import DefaultMaxTokens
 
-        params = get_diff_sampling_param(self)
-        if self.architecture == ARCHITECTURE:
+        params = get_params(self)
+        if is_ours(self):
             length = DefaultMaxTokens(self.hf_config.default_gen_length)
             params = {"max_tokens": length, "temperature": 0.0, **params}
         return params
-
-    with_official_defaults.lladav = True  # type: ignore[attr-defined]
-    ModelConfig.get_diff_sampling_param = with_official_defaults

@@ -7,14 +7,16 @@ Why: vLLM counts denoising steps, canvas positions and committed tokens
 and more; and it has no place for a plugin's own counters.
 How: the ``spec_decoding_stats`` field, which carries those counts, is declared
 as our subclass ``DenoisingStats``, so that its extra fields survive the way
-between processes; the two vLLM loggers are told that LLaDA-V is a diffusion
-model.
-Affects: LLaDA-V only; the declared type accepts what other models send.
+between processes; the two vLLM loggers are told that ours are diffusion
+models.
+Affects: our models only; the declared type accepts what other models send.
 Can go: when vLLM separates these counters from ``canvas_length``.
 """
 
-import functools
 from typing import Any
+
+from vllm_lladav.model.families import is_ours
+from vllm_lladav.patches.wrapping import wrap
 
 
 def apply() -> None:
@@ -22,37 +24,27 @@ def apply() -> None:
     from vllm.v1.metrics.stats import SchedulerStats
     from vllm.v1.spec_decode.metrics import SpecDecodingLogging
 
-    from vllm_lladav.model.lladav.config import ARCHITECTURE
     from vllm_lladav.scheduler.stats import DenoisingStats
 
-    declared = DenoisingStats | None
-    if SchedulerStats.__annotations__["spec_decoding_stats"] == declared:
-        return
-    SchedulerStats.__annotations__["spec_decoding_stats"] = declared
+    SchedulerStats.__annotations__["spec_decoding_stats"] = DenoisingStats | None
 
-    init_logging = LoggingStatLogger.__init__
-    init_prometheus = PrometheusStatLogger.__init__
-
-    @functools.wraps(init_logging)
+    @wrap(LoggingStatLogger, "__init__")
     def init_diffusion_logging(
-        self: Any, vllm_config: Any, *args: Any, **kw: Any
+        init: Any, self: Any, vllm_config: Any, *args: Any, **kw: Any
     ) -> None:
-        init_logging(self, vllm_config, *args, **kw)
-        if vllm_config.model_config.architecture == ARCHITECTURE:
+        init(self, vllm_config, *args, **kw)
+        if is_ours(vllm_config.model_config):
             self.spec_decoding_logging = SpecDecodingLogging(is_diffusion=True)
 
-    @functools.wraps(init_prometheus)
+    @wrap(PrometheusStatLogger, "__init__")
     def init_diffusion_prometheus(
-        self: Any, vllm_config: Any, *args: Any, **kw: Any
+        init: Any, self: Any, vllm_config: Any, *args: Any, **kw: Any
     ) -> None:
-        if vllm_config.model_config.architecture == ARCHITECTURE:
+        if is_ours(vllm_config.model_config):
             counters = type(self)._spec_decoding_cls
 
             def diffusion_counters(*args: Any, **kw: Any) -> Any:
                 return counters(*args, **{**kw, "is_diffusion": True})
 
             self._spec_decoding_cls = diffusion_counters
-        init_prometheus(self, vllm_config, *args, **kw)
-
-    LoggingStatLogger.__init__ = init_diffusion_logging
-    PrometheusStatLogger.__init__ = init_diffusion_prometheus
+        init(self, vllm_config, *args, **kw)

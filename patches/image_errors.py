@@ -8,24 +8,18 @@ Affects: all models; the request fails either way.
 Can go: when vLLM catches it.
 """
 
-import functools
 from typing import Any
+
+from vllm_lladav.patches.wrapping import wrap
 
 
 def apply() -> None:
     from PIL.Image import DecompressionBombError
     from vllm.multimodal.media.image import ImageMediaIO
 
-    load_bytes = ImageMediaIO.load_bytes
-    if hasattr(load_bytes, "lladav"):
-        return
-
-    @functools.wraps(load_bytes)
-    def load_sane_bytes(self: Any, data: bytes) -> Any:
+    @wrap(ImageMediaIO, "load_bytes")
+    def load_sane_bytes(load_bytes: Any, self: Any, data: bytes) -> Any:
         try:
             return load_bytes(self, data)
         except DecompressionBombError as error:
             raise ValueError(f"image cannot be read: {error}") from error
-
-    load_sane_bytes.lladav = True  # type: ignore[attr-defined]
-    ImageMediaIO.load_bytes = load_sane_bytes

@@ -8,12 +8,14 @@ not have, starts as lazily.
 How: wraps ``AsyncLLM.generate`` in a function that runs ``process_inputs`` on
 the rendered prompt once before it hands out the generator, and
 ``BeamSearchOnlineMixin.beam_search`` in one that refuses.
-Affects: LLaDA-V only.
+Affects: our models only.
 Can go: when vLLM validates before it starts to stream.
 """
 
-import functools
 from typing import Any
+
+from vllm_lladav.model.families import is_ours
+from vllm_lladav.patches.wrapping import wrap
 
 
 def apply() -> None:
@@ -21,33 +23,29 @@ def apply() -> None:
     from vllm.exceptions import VLLMValidationError
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from vllm_lladav.model.lladav.config import ARCHITECTURE
-
-    generate = AsyncLLM.generate
-    beam_search = BeamSearchOnlineMixin.beam_search
-    if hasattr(generate, "lladav"):
-        return
-
-    @functools.wraps(generate)
+    @wrap(AsyncLLM, "generate")
     def generate_if_valid(
-        self: Any, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
+        generate: Any,
+        self: Any,
+        prompt: Any,
+        sampling_params: Any,
+        request_id: str,
+        **kwargs: Any,
     ) -> Any:
         is_rendered = isinstance(prompt, dict) and "type" in prompt
-        if self.model_config.architecture == ARCHITECTURE and is_rendered:
+        if is_ours(self.model_config) and is_rendered:
             self.input_processor.process_inputs(
                 request_id, prompt, sampling_params, supported_tasks=("generate",)
             )
         return generate(self, prompt, sampling_params, request_id, **kwargs)
 
-    @functools.wraps(beam_search)
-    def refuse_beam_search(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.engine_client.model_config.architecture == ARCHITECTURE:
+    @wrap(BeamSearchOnlineMixin, "beam_search")
+    def refuse_beam_search(
+        beam_search: Any, self: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        if is_ours(self.engine_client.model_config):
             raise VLLMValidationError(
                 "use_beam_search is not supported by a masked-diffusion model",
                 parameter="use_beam_search",
             )
         return beam_search(self, *args, **kwargs)
-
-    generate_if_valid.lladav = True  # type: ignore[attr-defined]
-    AsyncLLM.generate = generate_if_valid
-    BeamSearchOnlineMixin.beam_search = refuse_beam_search

@@ -21,8 +21,8 @@ MAY_IMPORT = {
     "scheduler": {"denoising", "options"},
     "worker": {"denoising", "pruning"},
     # vLLM's hook: the model names its worker state.
-    "model": {"worker", "tiny"},
-    "frontend": {"denoising", "options", "model", "scheduler"},
+    "model": {"denoising", "tiny", "worker"},
+    "frontend": {"denoising", "model", "options", "scheduler"},
     "patches": {"frontend", "model", "options", "scheduler"},
     "tools": {"denoising", "model", "options", "pruning", "tiny", "worker"},
     "plugin": {"frontend", "model", "patches"},

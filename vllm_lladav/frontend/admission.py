@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
+from vllm_lladav.denoising.traits import Traits, traits_of
 from vllm_lladav.frontend.request import Limits, check_supported, resolve
-from vllm_lladav.model.lladav.prompt import IMAGE_MARK
+from vllm_lladav.model.family import Family
 from vllm_lladav.options.reading import server_of
 
 if TYPE_CHECKING:
@@ -15,25 +16,18 @@ if TYPE_CHECKING:
     from vllm.v1.engine import EngineCoreRequest
 
 
-def check_request(prompt: Any, params: Any) -> None:
+def check_request(family: Family, prompt: Any, params: Any) -> None:
     """Refuse what can be refused before vLLM looks at the request.
 
     Args:
-        prompt: vLLM's rendered prompt. Text-only prompts do not pass through
-            the multimodal processor, which counts the image marks of others.
+        family: of the model that is asked.
+        prompt: vLLM's rendered prompt.
         params: what the client sent.
     """
     if isinstance(params, SamplingParams):
         check_supported(params)
-    if (
-        isinstance(prompt, dict)
-        and prompt.get("type") == "token"
-        and IMAGE_MARK in (prompt.get("prompt") or "")
-    ):
-        raise VLLMValidationError(
-            f"the prompt has {IMAGE_MARK} but the request has no image",
-            parameter="prompt",
-        )
+    if isinstance(prompt, dict) and prompt.get("type") == "token":
+        family.check_text(prompt.get("prompt") or "")
 
 
 def resolve_request(
@@ -59,8 +53,8 @@ def resolve_request(
             parameter="resumable",
         )
     model_config = vllm_config.model_config
-    config = model_config.hf_config
-    _check_token_ids(request, config)
+    traits = traits_of(model_config)
+    _check_token_ids(request, traits)
     sampling_params = request.sampling_params
     sampling_params.max_tokens = params.max_tokens
     resolve(
@@ -68,31 +62,31 @@ def resolve_request(
         prompt_len=len(request.prompt_token_ids),
         server=server_of(vllm_config),
         limits=Limits(
-            max_prompt_len=config.max_prompt_len,
+            max_prompt_len=traits.max_prompt_len,
             max_model_len=model_config.max_model_len,
             kv_block_size=vllm_config.cache_config.block_size,
             max_num_seqs=vllm_config.scheduler_config.max_num_seqs,
             num_kv_slots=_num_kv_slots(vllm_config),
-            num_layers=config.num_hidden_layers,
+            num_layers=model_config.hf_config.num_hidden_layers,
         ),
         tokenizer=tokenizer,
-        end_token_id=config.eot_token_id,
-        has_prompt_masks=config.mask_token_id in request.prompt_token_ids,
+        end_token_id=traits.end_token_id,
+        has_prompt_masks=traits.mask_token_id in request.prompt_token_ids,
     )
 
 
-def _check_token_ids(request: "EngineCoreRequest", config: Any) -> None:
-    """Ids past the tokenizer stand for images and nothing else."""
+def _check_token_ids(request: "EngineCoreRequest", traits: Traits) -> None:
+    """Ids that cannot be read stand for images and nothing else."""
     assert request.prompt_token_ids is not None
     num_visual = sum(
         feature.mm_position.length for feature in request.mm_features or ()
     )
     num_special = sum(
-        token_id >= config.tokenizer_length for token_id in request.prompt_token_ids
+        token_id >= traits.num_tokens for token_id in request.prompt_token_ids
     )
     if num_special != num_visual:
         raise VLLMValidationError(
-            f"prompt token ids must be below {config.tokenizer_length}, except "
+            f"prompt token ids must be below {traits.num_tokens}, except "
             f"where an image stands ({num_visual} positions); "
             f"{num_special} are not",
             parameter="prompt_token_ids",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import Counter, Histogram
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from vllm_lladav.model.lladav.config import ARCHITECTURE
+from vllm_lladav.model.families import is_ours
 from vllm_lladav.scheduler.stats import DenoisingStats
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class DenoisingStatLogger(StatLoggerBase):
         self._model_name = vllm_config.model_config.served_model_name
         if isinstance(self._model_name, list):
             self._model_name = self._model_name[0]
-        if vllm_config.model_config.architecture == ARCHITECTURE:
+        if is_ours(vllm_config.model_config):
             # Counters exist from the start, at zero.
             for collector in _collectors().values():
                 collector.labels(self._model_name, str(engine_index))

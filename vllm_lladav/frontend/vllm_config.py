@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What vLLM's configuration must be for this model, set once at start."""
+"""What vLLM's configuration must be for our models, set once at start."""
 
 from typing import TYPE_CHECKING
 
@@ -7,13 +7,9 @@ import torch
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from vllm_lladav.denoising.resolve import check_depth
-from vllm_lladav.model.lladav.config import (
-    LladavConfig,
-    image_token_id,
-    tokenizer_length,
-    validate_config,
-)
-from vllm_lladav.options.options import ServerOptions
+from vllm_lladav.denoising.traits import keep_traits
+from vllm_lladav.model.families import family_of
+from vllm_lladav.model.family import Family
 from vllm_lladav.options.reading import server_of
 
 if TYPE_CHECKING:
@@ -22,7 +18,7 @@ if TYPE_CHECKING:
 SCHEDULER = "vllm_lladav.scheduler.scheduler.DenoisingScheduler"
 
 
-class LladavVllmConfig(VerifyAndUpdateConfig):
+class DenoisingVllmConfig(VerifyAndUpdateConfig):
     """Hook of ``MODELS_CONFIG_MAP``, called in the front end."""
 
     @staticmethod
@@ -32,18 +28,20 @@ class LladavVllmConfig(VerifyAndUpdateConfig):
         Raises:
             ValueError: naming what this model cannot be served with.
         """
-        config = vllm_config.model_config.hf_config
-        assert isinstance(config, LladavConfig), type(config)
-        validate_config(config)
+        model_config = vllm_config.model_config
+        family = family_of(model_config)
+        family.validate(model_config.hf_config)
         server = server_of(vllm_config)
-        check_depth(server, config.num_hidden_layers)
-        _refuse_unsupported(vllm_config)
-        _complete_model_config(vllm_config, server)
+        check_depth(server, model_config.hf_config.num_hidden_layers)
+        _refuse_unsupported(vllm_config, family)
+        keep_traits(model_config, family.read_traits(model_config))
+        # For patches/default_sampling.py, which is given no more than this.
+        model_config.hf_config.default_gen_length = server.gen_length
         _adapt_scheduling(vllm_config)
         _adapt_execution(vllm_config)
 
 
-def _refuse_unsupported(vllm_config: "VllmConfig") -> None:
+def _refuse_unsupported(vllm_config: "VllmConfig", family: Family) -> None:
     parallel = vllm_config.parallel_config
     model = vllm_config.model_config
     unsupported = {
@@ -77,19 +75,7 @@ def _refuse_unsupported(vllm_config: "VllmConfig") -> None:
     }
     asked = [name for name, is_asked in unsupported.items() if is_asked]
     if asked:
-        raise ValueError(f"LLaDA-V cannot be served with {', '.join(asked)}")
-
-
-def _complete_model_config(vllm_config: "VllmConfig", server: ServerOptions) -> None:
-    """Values that follow from the tokenizer and the server options."""
-    model_config = vllm_config.model_config
-    config = model_config.hf_config
-    config.tokenizer_length = tokenizer_length(model_config)
-    config.image_token_id = image_token_id(config.tokenizer_length, config.vocab_size)
-    config.max_prompt_len = (
-        config.tokenizer_model_max_length or config.max_position_embeddings
-    )
-    config.default_gen_length = server.gen_length
+        raise ValueError(f"{family.name} cannot be served with {', '.join(asked)}")
 
 
 def _adapt_scheduling(vllm_config: "VllmConfig") -> None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decoder: vLLM's Llama layers, attending in both directions.
+"""The decoder and its head, which all families share: vLLM's Llama layers, attending
+in both directions.
 
 LLaDA's decoder computes what Llama's does (RMSNorm, rotary embedding, SiLU MLP,
 no biases). Whether a token sees only what precedes it is a property of vLLM's
@@ -7,56 +8,106 @@ attention metadata, not of the layers; ``DenoisingState.prepare_attn`` builds it
 without the causal mask. The layers are therefore vLLM's own.
 """
 
-from collections.abc import Iterable
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
+from vllm.config import VllmConfig
 from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.models.llama import LlamaModel
+from vllm.model_executor.models.utils import maybe_prefix
+from vllm.sequence import IntermediateTensors
 
-from vllm_lladav.model.lladav.config import LladavConfig
+from vllm_lladav.denoising.traits import traits_of
 
 if TYPE_CHECKING:
-    from vllm_lladav.worker.contract import LayerPruning
-
-EMBEDDING = "model.embed_tokens.weight"
-HEAD = "lm_head.weight"
-LAYERS = "model.layers."
-NORM = "model.norm.weight"
+    from vllm_lladav.worker.contract import ForwardStep, LayerPruning
 
 
-def weight_shapes(config: LladavConfig) -> dict[str, tuple[int, ...]]:
-    """Official name -> shape of every decoder tensor, head included."""
-    hidden = config.hidden_size
-    heads = config.num_attention_heads * config.head_dim
-    kv_heads = config.num_key_value_heads * config.head_dim
-    layer = {
-        "input_layernorm": (hidden,),
-        "post_attention_layernorm": (hidden,),
-        "self_attn.q_proj": (heads, hidden),
-        "self_attn.k_proj": (kv_heads, hidden),
-        "self_attn.v_proj": (kv_heads, hidden),
-        "self_attn.o_proj": (hidden, heads),
-        "mlp.gate_proj": (config.intermediate_size, hidden),
-        "mlp.up_proj": (config.intermediate_size, hidden),
-        "mlp.down_proj": (hidden, config.intermediate_size),
-    }
-    return {
-        EMBEDDING: (config.vocab_size, hidden),
-        HEAD: (config.vocab_size, hidden),
-        NORM: (hidden,),
-        **{
-            f"{LAYERS}{index}.{name}.weight": shape
-            for index in range(config.num_hidden_layers)
-            for name, shape in layer.items()
-        },
-    }
+class MaskedDiffusionLM(nn.Module):
+    """Base of a family's vLLM model, which adds embeddings and weights to it.
 
+    Attributes:
+        model: the decoder with its token embedding.
+        lm_head: one row per token that can be predicted, and padding.
+        padded_vocab_size: rows of the head.
+    """
 
-def attentions(decoder: LlamaModel) -> list[Attention]:
-    """Attention of every layer, in order."""
-    layers: list[Any] = list(decoder.layers)
-    return [layer.self_attn.attn for layer in layers]
+    def build_decoder(self, vllm_config: VllmConfig, prefix: str) -> None:
+        """For the ids that can be read and predicted (``Traits.num_tokens``), which
+        may be fewer than the checkpoint has rows for."""
+        num_tokens = traits_of(vllm_config.model_config).num_tokens
+        config = copy(vllm_config.model_config.hf_config)
+        config.vocab_size = num_tokens
+        self.model = LlamaModel(
+            vllm_config=vllm_config.with_hf_config(config),
+            prefix=maybe_prefix(prefix, "model"),
+        )
+        self.lm_head = ParallelLMHead(
+            num_tokens,
+            config.hidden_size,
+            quant_config=vllm_config.quant_config,
+            prefix=maybe_prefix(prefix, "lm_head"),
+        )
+        # Cutting the padding off would leave logits that are not contiguous.
+        self.padded_vocab_size = self.lm_head.num_embeddings_padded
+        self.logits_processor = LogitsProcessor(num_tokens, self.padded_vocab_size)
+
+    @staticmethod
+    def get_model_state_cls() -> type:
+        """vLLM's hook for a model's own worker state (Model Runner V2)."""
+        from vllm_lladav.worker.state import DenoisingState
+
+        return DenoisingState
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        step: "ForwardStep | None" = None,
+    ) -> torch.Tensor:
+        """``[num_tokens, hidden]`` after the final norm, also left in ``step``.
+
+        Where the step prunes, ``step`` has the rows that stay only; those that are
+        returned, for vLLM's own bookkeeping, are then followed by zeros.
+        """
+        if step is None or not step.prune_pass.is_needed:
+            hidden_states = self.model(
+                input_ids, positions, intermediate_tensors, inputs_embeds
+            )
+            if step is not None:
+                step.hidden_states = hidden_states
+            return hidden_states
+        assert inputs_embeds is not None
+        step.hidden_states = forward_pruning(
+            self.model, positions, inputs_embeds, step.prune_pass
+        )
+        num_dropped = len(inputs_embeds) - len(step.hidden_states)
+        return nn.functional.pad(step.hidden_states, (0, 0, 0, num_dropped))
+
+    def attentions(self) -> list[Attention]:
+        """Of every decoder layer, in order."""
+        layers: list[Any] = list(self.model.layers)
+        return [layer.self_attn.attn for layer in layers]
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Hand the hidden states on: the sampler computes logits where it needs
+        them (:meth:`compute_vocab_logits`)."""
+        return hidden_states
+
+    def compute_vocab_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """``[n, hidden]`` to ``[n, padded vocabulary]``, float32, contiguous.
+
+        Columns past the tokens that can be predicted mean nothing.
+        """
+        logits = self.logits_processor(self.lm_head, hidden_states)
+        assert logits is not None, "the platform must gather logits to all ranks"
+        return logits.float()
 
 
 def forward_pruning(
@@ -84,11 +135,3 @@ def forward_pruning(
                 positions = positions[rows]
     hidden_states, _ = decoder.norm(hidden_states, residual)
     return hidden_states
-
-
-def load_decoder(
-    decoder: LlamaModel, weights: Iterable[tuple[str, torch.Tensor]]
-) -> None:
-    """Load tensors with official names (``model.`` in front) into vLLM's modules."""
-    prefix = "model."
-    decoder.load_weights((name.removeprefix(prefix), w) for name, w in weights)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_lladav.model.aliases import MODEL_ALIASES, resolve_alias
+from vllm_lladav.model.families import resolve_alias
+from vllm_lladav.model.lladav.family import LLADAV
 from vllm_lladav.model.lladav.image_modes import resolve_image_mode
-from vllm_lladav.tools.flops import ModelShape, VisionShape
+from vllm_lladav.model.shape import ModelShape, VisionShape
 
 if TYPE_CHECKING:
     from vllm_lladav.model.lladav.anyres import AnyresGeometry
@@ -117,23 +118,19 @@ def read_checkpoint(model: str) -> Checkpoint:
     """
     from transformers import AutoConfig
 
-    from vllm_lladav.model.lladav.config import (
-        LladavConfig,
-        register_config,
-        validate_config,
-    )
+    from vllm_lladav.model.lladav.config import LladavConfig
 
-    name = resolve_alias(model) if model in MODEL_ALIASES else model
-    register_config()
+    name = resolve_alias(model)
+    LLADAV.register()
     config = AutoConfig.from_pretrained(name)
     if not isinstance(config, LladavConfig):
         raise ValueError(f"{model} is no LLaDA-V checkpoint")
-    validate_config(config)
+    LLADAV.validate(config)
     num_tokens = _tokenizer_length(name) or config.vocab_size
     vocab_rows = -(-num_tokens // VOCAB_PADDING) * VOCAB_PADDING
     return Checkpoint(
         name=model,
-        shape=ModelShape.from_config(config, vocab_rows),
+        shape=LLADAV.shape(config, vocab_rows),
         max_model_len=config.max_position_embeddings,
         pinpoints=config.pinpoints,
         tile_size=config.tile_size,

@@ -12,98 +12,13 @@ softmax are not: they are linear in the tokens and small beside the products.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Self
 
 from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import Step, StepIndex, StepPlan, transfer_count
+from vllm_lladav.model.shape import ModelShape
 from vllm_lladav.pruning.params import PruneStage, PruningParams
 from vllm_lladav.pruning.policies import policy_of
 from vllm_lladav.pruning.policy import ViewShape
-
-if TYPE_CHECKING:
-    from vllm_lladav.model.lladav.config import LladavConfig
-
-
-@dataclass(frozen=True)
-class VisionShape:
-    """Dimensions of the vision tower and the projector.
-
-    Attributes:
-        hidden_size: of the tower.
-        intermediate_size: of its MLPs.
-        num_layers: that run; the official features are those of layer -2.
-        tile_tokens: patches of a tile.
-        patch_values: numbers in a patch: channels times its area.
-        projector_depth: linear layers from the tower's to the decoder's size.
-    """
-
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    tile_tokens: int
-    patch_values: int
-    projector_depth: int
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """Dimensions of a checkpoint.
-
-    Attributes:
-        hidden_size: of the decoder.
-        intermediate_size: of its gated MLPs.
-        num_layers: of the decoder.
-        num_heads: for queries.
-        num_kv_heads: for keys and values.
-        head_dim: of a head.
-        vocab_rows: of the LM head, padding included.
-        vision: None for a decoder alone.
-    """
-
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_rows: int
-    vision: VisionShape | None = None
-
-    @classmethod
-    def from_config(cls, config: "LladavConfig", vocab_rows: int) -> Self:
-        """Of a checkpoint. ``vocab_rows`` is the engine's: vLLM pads the
-        tokenizer's length."""
-        from vllm_lladav.model.lladav.config import projector_depth
-
-        depth = projector_depth(config.mm_projector_type)
-        assert depth is not None, config.mm_projector_type
-        vision = config.vision_config
-        patch = config.tile_size // config.tile_grid
-        return cls(
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_layers=config.num_hidden_layers,
-            num_heads=config.num_attention_heads,
-            num_kv_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
-            vocab_rows=vocab_rows,
-            vision=VisionShape(
-                hidden_size=vision.hidden_size,
-                intermediate_size=vision.intermediate_size,
-                num_layers=vision.num_hidden_layers - 1,
-                tile_tokens=config.tile_grid**2,
-                patch_values=3 * patch**2,
-                projector_depth=depth,
-            ),
-        )
-
-    @property
-    def layer_weights(self) -> int:
-        """Matrix elements of one decoder layer: q, k, v, o, gate, up, down."""
-        queries = self.num_heads * self.head_dim
-        keys = self.num_kv_heads * self.head_dim
-        attention = self.hidden_size * (2 * queries + 2 * keys)
-        return attention + 3 * self.hidden_size * self.intermediate_size
 
 
 @dataclass(frozen=True)

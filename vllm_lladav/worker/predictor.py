@@ -2,7 +2,7 @@
 """From hidden states to tokens: logits in tiles of bounded size."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 
 from vllm_lladav.denoising.params import DenoisingParams
+from vllm_lladav.denoising.traits import Traits
 from vllm_lladav.denoising.unmasking import (
     chosen_probability,
     greedy_tokens,
@@ -35,22 +36,17 @@ class Predictions(NamedTuple):
 
 
 class Predictor:
-    """The model's head, and what a request makes of its logits.
-
-    Args:
-        config: of the checkpoint: ``tokenizer_length`` and ``banned_token_ids``.
-    """
+    """The model's head, and what a request makes of its logits."""
 
     def __init__(
-        self, model: DenoisingModel, config: Any, device: torch.device
+        self, model: DenoisingModel, traits: Traits, device: torch.device
     ) -> None:
         self._model = model
         self._device = device
-        self._vocab_size = config.tokenizer_length
-        banned = [i for i in config.banned_token_ids if i < self._vocab_size]
+        self._vocab_size = traits.num_tokens
         padding = range(self._vocab_size, model.padded_vocab_size)
         self._not_words = torch.tensor(
-            [*banned, *padding], dtype=torch.int64, device=device
+            [*traits.banned_token_ids, *padding], dtype=torch.int64, device=device
         )
         self.tile_rows = max(1, LOGITS_TILE_BYTES // (4 * self._vocab_size))
 

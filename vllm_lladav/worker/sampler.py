@@ -19,6 +19,7 @@ from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
 
 from vllm_lladav.denoising.marks import StepReport
+from vllm_lladav.denoising.traits import Traits
 from vllm_lladav.worker.batch_step import BatchStep, Places, Turn
 from vllm_lladav.worker.contract import DenoisingModel
 from vllm_lladav.worker.logprobs import TokenLogprobs, packed
@@ -30,7 +31,7 @@ class DenoisingSampler:
     """Takes the place of vLLM's sampler (``ModelState.custom_sampler``).
 
     Args:
-        config: of the checkpoint.
+        traits: of the checkpoint.
         take_step: the step whose forward pass just ran; None in warm-up runs.
     """
 
@@ -41,13 +42,13 @@ class DenoisingSampler:
     def __init__(
         self,
         model: DenoisingModel,
-        config: Any,
+        traits: Traits,
         device: torch.device,
         take_step: Callable[[], BatchStep | None],
     ) -> None:
         self._model = model
         self._device = device
-        self._predictor = Predictor(model, config, device)
+        self._predictor = Predictor(model, traits, device)
         self._take_step = take_step
 
     def add_request(self, req_idx: int, sampling_params: Any) -> None:

@@ -24,6 +24,7 @@ from vllm.v1.worker.utils import AttentionGroup
 from vllm_lladav.denoising.canvas import Canvas
 from vllm_lladav.denoising.params import denoising_params, is_resolved
 from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.denoising.traits import traits_of
 from vllm_lladav.worker.attention import AttendedSequence, StepAttention
 from vllm_lladav.worker.batch_step import BatchStep, OnStep
 from vllm_lladav.worker.contract import DenoisingModel
@@ -58,7 +59,7 @@ class DenoisingState(ModelState):
             # In time: vLLM asks the layers for their backend once it makes the KV
             # cache.
             attend_split(self._attentions)
-        self._mask_token_id = self.model_config.hf_config.mask_token_id
+        self._mask_token_id = traits_of(self.model_config).mask_token_id
         self._requests: dict[str, DenoisingRequest] = {}
         self._step: BatchStep | None = None
         self._attention: StepAttention | None = None
@@ -67,9 +68,9 @@ class DenoisingState(ModelState):
         self.on_step: OnStep | None = None
 
     def custom_sampler(self, sampler: Any) -> tuple[Any, Any]:
-        config = self.model_config.hf_config
+        traits = traits_of(self.model_config)
         return DenoisingSampler(
-            self._decoder, config, self.device, self._take_step
+            self._decoder, traits, self.device, self._take_step
         ), None
 
     # ------------------------------------------------------------- requests

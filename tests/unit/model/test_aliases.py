@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_lladav.model.aliases import resolve_alias
+from vllm_lladav.model.families import resolve_alias
 from vllm_lladav.tiny.checkpoint import content_digest, file_digests
 
 

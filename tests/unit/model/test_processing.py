@@ -19,7 +19,7 @@ from vllm.renderers.params import ChatParams
 from vllm.renderers.registry import renderer_from_config
 
 from tests.golden.cases import IMAGE_TOKEN, GoldenCase, load_cases
-from vllm_lladav.model.lladav.config import ARCHITECTURE, register_config
+from vllm_lladav.model.lladav.family import LLADAV
 from vllm_lladav.model.lladav.image_modes import IMAGE_MODES
 from vllm_lladav.model.lladav.processing import (
     ImageOptions,
@@ -28,7 +28,7 @@ from vllm_lladav.model.lladav.processing import (
     LladavMultiModalProcessor,
     LladavProcessingInfo,
 )
-from vllm_lladav.model.lladav.prompt import register_chat_template
+from vllm_lladav.plugin import register
 
 IMAGE_TOKEN_ID = 126349
 BOS = 126080
@@ -65,10 +65,9 @@ class ModelWithoutLayers(nn.Module, SupportsMultiModal):
 
 @pytest.fixture(scope="module")
 def make_renderer(tiny_checkpoint: Path):
-    register_config()
-    register_chat_template()
-    before = ModelRegistry.models.get(ARCHITECTURE)
-    ModelRegistry.register_model(ARCHITECTURE, ModelWithoutLayers)
+    register()
+    before = ModelRegistry.models[LLADAV.architecture]
+    ModelRegistry.register_model(LLADAV.architecture, ModelWithoutLayers)
 
     def make(**kwargs) -> BaseRenderer:
         model_config = ModelConfig(
@@ -77,9 +76,7 @@ def make_renderer(tiny_checkpoint: Path):
         return renderer_from_config(VllmConfig(model_config=model_config))
 
     yield make
-    del ModelRegistry.models[ARCHITECTURE]
-    if before is not None:
-        ModelRegistry.models[ARCHITECTURE] = before
+    ModelRegistry.models[LLADAV.architecture] = before
 
 
 @pytest.fixture(scope="module")

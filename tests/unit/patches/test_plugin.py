@@ -4,12 +4,15 @@
 import inspect
 import json
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import zmq
 from vllm import ModelRegistry, envs
 from vllm.config import ModelConfig, VllmConfig
 from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
@@ -21,13 +24,15 @@ from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 from vllm.multimodal.media.image import ImageMediaIO
 from vllm.platforms import current_platform
 from vllm.renderers import hf
+from vllm.utils.network_utils import get_open_zmq_ipc_path
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.metrics.loggers import LoggingStatLogger, PrometheusStatLogger
 from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.worker.gpu.block_table import BlockTables
 
-from vllm_lladav.model.lladav.config import ARCHITECTURE
+from vllm_lladav.model.lladav.family import LLADAV
+from vllm_lladav.patches.cpu_waiting import RECENTLY_S
 from vllm_lladav.plugin import register
 
 WRAPPED: list[tuple[Any, str]] = [
@@ -85,12 +90,12 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_second_call_changes_nothing():
     before = [vars(owner)[name] for owner, name in WRAPPED + REPLACED]
     declared = dict(SchedulerStats.__annotations__)
-    config_hook = MODELS_CONFIG_MAP[ARCHITECTURE]
+    config_hook = MODELS_CONFIG_MAP[LLADAV.architecture]
     register()
     for (owner, name), old in zip(WRAPPED + REPLACED, before, strict=True):
         assert vars(owner)[name] is old, name
     assert SchedulerStats.__annotations__ == declared
-    assert MODELS_CONFIG_MAP[ARCHITECTURE] is config_hook
+    assert MODELS_CONFIG_MAP[LLADAV.architecture] is config_hook
 
 
 @pytest.mark.parametrize(("owner", "name"), WRAPPED, ids=[name for _, name in WRAPPED])
@@ -104,6 +109,33 @@ def test_patches_wrap_once(owner: Any, name: str):
     assert "patches" not in Path(original.__code__.co_filename).parts
 
 
+cpu_without_spinning = pytest.mark.skipif(
+    not current_platform.is_cpu() or envs.VLLM_CPU_NUM_OF_RESERVED_CPU != 0,
+    reason="vLLM's own waiting",
+)
+
+
+@contextmanager
+def closing_sockets(condition: SpinCondition) -> Iterator[None]:
+    """vLLM leaves its sockets to the end of the process."""
+    yield
+    for value in vars(condition).values():
+        if isinstance(value, zmq.Socket):
+            value.close(linger=0)
+
+
+class Watched:
+    """A poller that says how long it was to wait, in milliseconds."""
+
+    def __init__(self, poller: zmq.Poller) -> None:
+        self.poll_once = poller.poll
+        self.timeouts: list[int | None] = []
+
+    def poll(self, timeout: int | None) -> Any:
+        self.timeouts.append(timeout)
+        return self.poll_once(timeout)
+
+
 @pytest.mark.skipif(not current_platform.is_cpu(), reason="spins on a GPU machine")
 def test_spins_on_reserved_cores_only():
     spins = envs.VLLM_CPU_NUM_OF_RESERVED_CPU != 0
@@ -111,30 +143,39 @@ def test_spins_on_reserved_cores_only():
     assert bool(signature.parameters["busy_loop_s"].default) == spins
 
 
-@pytest.mark.skipif(
-    not current_platform.is_cpu() or envs.VLLM_CPU_NUM_OF_RESERVED_CPU != 0,
-    reason="vLLM's own waiting",
-)
+@cpu_without_spinning
 @pytest.mark.parametrize(("asked_for", "most"), [(None, 100), (5000, 100), (1, 1)])
 def test_a_lost_wake_up_is_made_good(asked_for: int | None, most: int):
     """Waiting ends after a while, and its callers look at the buffer again."""
-    polled: list[int] = []
-    condition: Any = object.__new__(SpinCondition)
-    condition.is_reader, condition.busy_loop_s = True, 0
-    condition.last_read = 0.0
-    condition.local_notify_socket = condition.read_cancel_socket = None
-    condition.poller = SimpleNamespace(
-        poll=lambda timeout: polled.append(timeout) or []
-    )
-    condition.wait(asked_for)
-    condition.record_read()
-    condition.last_read -= 0.1  # Not in the same instant: no spinning.
-    condition.wait(asked_for)
-    assert polled == [most, min(most, 2)]
+    with zmq.Context() as context:
+        reader: Any = SpinCondition(True, context, get_open_zmq_ipc_path())
+        with closing_sockets(reader):
+            watched = reader.poller = Watched(reader.poller)
+            reader.last_read -= RECENTLY_S
+            reader.wait(asked_for)
+            reader.record_read()
+            reader.last_read -= 0.1  # Not in the same instant: no spinning.
+            reader.wait(asked_for)
+    assert watched.timeouts == [most, min(most, 2)]
+
+
+@cpu_without_spinning
+def test_a_wake_up_is_taken():
+    with zmq.Context() as context:
+        address = get_open_zmq_ipc_path()
+        writer = SpinCondition(False, context, address)
+        reader = SpinCondition(True, context, address)
+        with closing_sockets(writer), closing_sockets(reader):
+            reader.last_read -= RECENTLY_S
+            # A subscription takes a moment to reach the writer.
+            while not reader.poller.poll(10):
+                writer.notify()
+            reader.wait(None)
+            assert reader.poller.poll(0) == []
 
 
 def test_model_is_known():
-    assert ARCHITECTURE in ModelRegistry.get_supported_archs()
+    assert LLADAV.architecture in ModelRegistry.get_supported_archs()
 
 
 def test_lladav_configuration(tiny_checkpoint: Path):
@@ -265,6 +306,6 @@ def test_tools_are_refused_for_lladav_only():
 
     tools = [{"type": "function", "function": {"name": "f"}}]
     assert resolve("LlamaForCausalLM", tools) == "{{ messages }}"
-    assert resolve(ARCHITECTURE, None) == "{{ messages }}"
+    assert resolve(LLADAV.architecture, None) == "{{ messages }}"
     with pytest.raises(VLLMValidationError, match="tools is not supported"):
-        resolve(ARCHITECTURE, tools)
+        resolve(LLADAV.architecture, tools)

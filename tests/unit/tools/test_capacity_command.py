@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from vllm_lladav.model.lladav.family import LLADAV
 from vllm_lladav.tools import command
 from vllm_lladav.tools.capacity.engine import (
     LOGITS_TILE_BYTES,
@@ -19,7 +20,6 @@ from vllm_lladav.tools.capacity.engine import (
 )
 from vllm_lladav.tools.capacity.model import CONCURRENCY
 from vllm_lladav.tools.checkpoint import PRESETS, read_checkpoint
-from vllm_lladav.tools.flops import ModelShape
 
 EIGHT = PRESETS["8b"]
 
@@ -28,7 +28,7 @@ def test_the_preset_is_the_config_of_the_8b():
     from vllm_lladav.model.lladav.config import LladavConfig
 
     config = LladavConfig()
-    assert ModelShape.from_config(config, 126400) == EIGHT.shape
+    assert LLADAV.shape(config, 126400) == EIGHT.shape
     assert config.pinpoints == EIGHT.pinpoints
     assert config.max_position_embeddings == EIGHT.max_model_len
     found = (config.tile_size, config.tile_grid, config.max_tiles, config.uses_anyres)

@@ -17,14 +17,14 @@ from vllm_lladav.denoising.canvas import Canvas
 from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import StepIndex, StepPlan
 from vllm_lladav.model.lladav.config import register_config
+from vllm_lladav.model.lladav.family import LLADAV
+from vllm_lladav.model.shape import ModelShape, VisionShape
 from vllm_lladav.pruning.params import PruneStage, PruningParams, num_kept
 from vllm_lladav.pruning.policies import policy_of
 from vllm_lladav.pruning.policy import View
 from vllm_lladav.tools.flops import (
     Breakdown,
-    ModelShape,
     StepMasks,
-    VisionShape,
     planned_steps,
     request_flops,
     vision_flops,
@@ -377,7 +377,7 @@ def test_shape_of_a_checkpoint(tiny_checkpoint: Path, decoder: Decoder):
     stored nowhere and does not run."""
     register_config()
     config = AutoConfig.from_pretrained(tiny_checkpoint)
-    shape = ModelShape.from_config(config, vocab_rows=NUM_TOKENS)
+    shape = LLADAV.shape(config, vocab_rows=NUM_TOKENS)
     layer = [
         weight.numel()
         for name, weight in decoder.weights.items()

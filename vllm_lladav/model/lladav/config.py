@@ -11,17 +11,12 @@ import ast
 import json
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from transformers import AutoConfig, PretrainedConfig, SiglipVisionConfig
 
-if TYPE_CHECKING:
-    from vllm.config import ModelConfig
-
 MODEL_TYPE = "llava_llada"
-ARCHITECTURE = "LlavaLLaDAModelLM"
 
 # Left to code by the official config.json; `tokenizer.json` agrees.
 DEFAULT_MASK_TOKEN_ID = 126336
@@ -177,6 +172,14 @@ class LladavConfig(PretrainedConfig):
         return _ANYRES.fullmatch(self.image_aspect_ratio) is not None
 
     @property
+    def projector_depth(self) -> int:
+        """Linear layers of the projector; 0 if its type is not known."""
+        if self.mm_projector_type == "linear":
+            return 1
+        match = _PROJECTOR.fullmatch(self.mm_projector_type)
+        return int(match[1]) if match else 0
+
+    @property
     def pinpoints(self) -> tuple[tuple[int, int], ...]:
         """Candidate (width, height) canvases in pixels, in the checkpoint's order."""
         return parse_pinpoints(self.image_grid_pinpoints, self.tile_size)
@@ -244,142 +247,6 @@ def resolve_vision_config(tower: str, checkpoint: str) -> SiglipVisionConfig:
             "siglip-so400m-patch14-384 or siglip2-so400m-patch14-384"
         )
     return SiglipVisionConfig(**SO400M_PATCH14_384)
-
-
-def validate_config(config: LladavConfig) -> None:
-    """Refuse what this package does not compute as the official code does.
-
-    Raises:
-        ValueError: naming the parameter, its value and what is allowed.
-    """
-
-    def require(ok: bool, name: str, value: object, allowed: str) -> None:
-        if not ok:
-            raise ValueError(
-                f"LLaDA-V config: {name}={value!r} is not supported; allowed: {allowed}"
-            )
-
-    def equals(name: str, *allowed: object, default: object = None) -> None:
-        value = getattr(config, name, default)
-        require(value in allowed, name, value, " or ".join(map(repr, allowed)))
-
-    vision = config.vision_config
-    equals("hidden_act", "silu")
-    equals("attention_bias", False)
-    equals("mlp_bias", False, default=False)
-    equals("tie_word_embeddings", False)
-    rope_type = config.rope_parameters.get("rope_type", "default")
-    require(rope_type == "default", "rope_scaling", config.rope_parameters, "null")
-    for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"):
-        value = getattr(config, name)
-        require(value > 0, name, value, "a positive integer")
-    require(
-        config.num_attention_heads % config.num_key_value_heads == 0,
-        "num_key_value_heads",
-        config.num_key_value_heads,
-        f"a divisor of num_attention_heads={config.num_attention_heads}",
-    )
-    require(
-        0 <= config.mask_token_id < config.vocab_size,
-        "mask_token_id",
-        config.mask_token_id,
-        f"0 to vocab_size-1={config.vocab_size - 1}",
-    )
-
-    equals("mm_vision_select_feature", "patch")
-    equals("mm_vision_select_layer", -2)
-    equals("mm_resampler_type", None, "identity")
-    equals("mm_spatial_pool_stride", None, default=None)
-    equals("mm_newline_position", "grid", default="grid")
-    equals("mm_use_im_start_end", False, default=False)
-    equals("mm_use_im_patch_token", False, default=False)
-    equals("mm_patch_merge_type", "spatial_unpad")
-    require(
-        projector_depth(config.mm_projector_type) is not None,
-        "mm_projector_type",
-        config.mm_projector_type,
-        "'linear' or 'mlpNx_gelu'",
-    )
-    require(
-        config.uses_anyres or config.image_aspect_ratio == "pad",
-        "image_aspect_ratio",
-        config.image_aspect_ratio,
-        "'anyres', 'anyres_max_N' or 'pad'",
-    )
-    try:
-        pinpoints = config.pinpoints
-    except (ValueError, SyntaxError, TypeError) as error:
-        raise ValueError(
-            f"LLaDA-V config: image_grid_pinpoints={config.image_grid_pinpoints!r} "
-            f"cannot be read: {error}"
-        ) from error
-    require(
-        bool(pinpoints)
-        and all(s > 0 and s % config.tile_size == 0 for p in pinpoints for s in p),
-        "image_grid_pinpoints",
-        config.image_grid_pinpoints,
-        f"a non-empty list of positive multiples of {config.tile_size}",
-    )
-    require(
-        config.mm_hidden_size == vision.hidden_size,
-        "mm_hidden_size",
-        config.mm_hidden_size,
-        f"the tower's hidden_size={vision.hidden_size}",
-    )
-    require(vision.num_channels == 3, "vision num_channels", vision.num_channels, "3")
-    require(
-        vision.num_hidden_layers >= 2,
-        "vision num_hidden_layers",
-        vision.num_hidden_layers,
-        "at least 2 (features are taken before the last layer)",
-    )
-
-
-def projector_depth(projector_type: str) -> int | None:
-    """Number of linear layers of the projector, None if it is not supported."""
-    if projector_type == "linear":
-        return 1
-    match = _PROJECTOR.fullmatch(projector_type)
-    return int(match[1]) if match else None
-
-
-@lru_cache(maxsize=8)
-def _tokenizer_length(name: str, revision: str | None, trust_remote_code: bool) -> int:
-    from vllm.tokenizers import get_tokenizer
-
-    tokenizer = get_tokenizer(
-        name, revision=revision, trust_remote_code=trust_remote_code
-    )
-    return len(tokenizer)
-
-
-def tokenizer_length(model_config: "ModelConfig") -> int:
-    """``len(tokenizer)``: ids the model can read and predict.
-
-    The official loader shrinks the embedding and the head to this length
-    (126,464 rows in the file, 126,349 with the official tokenizer). It is also
-    the id that stands for an image in a prompt (see `image_token_id`).
-    """
-    return _tokenizer_length(
-        model_config.tokenizer,
-        model_config.tokenizer_revision,
-        model_config.trust_remote_code,
-    )
-
-
-def image_token_id(num_tokens: int, vocab_size: int) -> int:
-    """Placeholder id of an image: the first id past the tokenizer.
-
-    No text can produce it. vLLM accepts prompt ids below ``vocab_size`` (the
-    rows in the checkpoint), so one spare row must exist.
-    """
-    if num_tokens >= vocab_size:
-        raise ValueError(
-            f"vocab_size={vocab_size} leaves no spare id for image placeholders: "
-            f"the tokenizer already has {num_tokens} tokens; allowed: "
-            f"vocab_size > {num_tokens}"
-        )
-    return num_tokens
 
 
 def register_config() -> None:

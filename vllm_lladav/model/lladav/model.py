@@ -2,38 +2,29 @@
 """LLaDA-V as a vLLM model, read from the official checkpoint."""
 
 from collections.abc import Iterable, Iterator
-from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
 from vllm.config import VllmConfig
-from vllm.model_executor.layers.logits_processor import LogitsProcessor
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.models.interfaces import (
     MultiModalEmbeddings,
     SupportsMultiModal,
 )
-from vllm.model_executor.models.llama import LlamaModel
 from vllm.model_executor.models.utils import maybe_prefix
 from vllm.multimodal import MULTIMODAL_REGISTRY
-from vllm.sequence import IntermediateTensors
 
-from vllm_lladav.model import decoder
-from vllm_lladav.model.checkpoint import checked_weights
+from vllm_lladav.denoising.traits import traits_of
+from vllm_lladav.model.checkpoint import Weight, checked_weights
+from vllm_lladav.model.decoder import MaskedDiffusionLM
 from vllm_lladav.model.lladav import vision
+from vllm_lladav.model.lladav import weights as official
 from vllm_lladav.model.lladav.config import LladavConfig
 from vllm_lladav.model.lladav.processing import (
     LladavDummyInputsBuilder,
     LladavMultiModalProcessor,
     LladavProcessingInfo,
 )
-from vllm_lladav.model.lladav.vision import LladavVision
-
-if TYPE_CHECKING:
-    from vllm.model_executor.layers.attention import Attention
-
-    from vllm_lladav.worker.contract import ForwardStep
+from vllm_lladav.model.lladav.prompt import IMAGE_MARK
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -41,7 +32,7 @@ if TYPE_CHECKING:
     info=LladavProcessingInfo,
     dummy_inputs=LladavDummyInputsBuilder,
 )
-class LlavaLLaDAModelLM(nn.Module, SupportsMultiModal):
+class LlavaLLaDAModelLM(MaskedDiffusionLM, SupportsMultiModal):
     """SigLIP tower, projector and bidirectional decoder.
 
     The vocabulary is cut to the tokenizer's length, as the official loader cuts
@@ -53,38 +44,19 @@ class LlavaLLaDAModelLM(nn.Module, SupportsMultiModal):
         config = vllm_config.model_config.hf_config
         assert isinstance(config, LladavConfig), type(config)
         self.config = config
-        self.vocab_size = config.tokenizer_length
+        self._num_tokens = traits_of(vllm_config.model_config).num_tokens
         with self._mark_tower_model(vllm_config, "image"):
-            self.vision = LladavVision(config, prefix=maybe_prefix(prefix, "vision"))
-        cut = copy(config)
-        cut.vocab_size = self.vocab_size
+            self.vision = vision.LladavVision(
+                config, prefix=maybe_prefix(prefix, "vision")
+            )
         with self._mark_language_model(vllm_config):
-            self.model = LlamaModel(
-                vllm_config=vllm_config.with_hf_config(cut),
-                prefix=maybe_prefix(prefix, "model"),
-            )
-            self.lm_head = ParallelLMHead(
-                self.vocab_size,
-                config.hidden_size,
-                quant_config=vllm_config.quant_config,
-                prefix=maybe_prefix(prefix, "lm_head"),
-            )
-        # Cutting the padding off would leave logits that are not contiguous.
-        self.padded_vocab_size = self.lm_head.num_embeddings_padded
-        self.logits_processor = LogitsProcessor(self.vocab_size, self.padded_vocab_size)
-
-    @staticmethod
-    def get_model_state_cls() -> type:
-        """vLLM's hook for a model's own worker state (Model Runner V2)."""
-        from vllm_lladav.worker.state import DenoisingState
-
-        return DenoisingState
+            self.build_decoder(vllm_config, prefix)
 
     @classmethod
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
-        return "<image>" if modality == "image" else None
+        return IMAGE_MARK if modality == "image" else None
 
-    # ------------------------------------------------------------- forward
+    # ------------------------------------------------------------- embeddings
     def embed_multimodal(self, **kwargs: Any) -> MultiModalEmbeddings:
         """One ``[num_visual_tokens, hidden]`` tensor per image."""
         return self.vision(**kwargs)
@@ -111,77 +83,31 @@ class LlavaLLaDAModelLM(nn.Module, SupportsMultiModal):
         embeds[where] = torch.cat(list(multimodal_embeddings)).to(embeds.dtype)
         return embeds
 
-    def forward(
-        self,
-        input_ids: torch.Tensor | None,
-        positions: torch.Tensor,
-        intermediate_tensors: IntermediateTensors | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        step: "ForwardStep | None" = None,
-    ) -> torch.Tensor:
-        """``[num_tokens, hidden]`` after the final norm, also left in ``step``.
-
-        Where the step prunes, ``step`` has the rows that stay only; those that are
-        returned, for vLLM's own bookkeeping, are then followed by zeros.
-        """
-        if step is None or not step.prune_pass.is_needed:
-            hidden_states = self.model(
-                input_ids, positions, intermediate_tensors, inputs_embeds
-            )
-            if step is not None:
-                step.hidden_states = hidden_states
-            return hidden_states
-        assert inputs_embeds is not None
-        step.hidden_states = decoder.forward_pruning(
-            self.model, positions, inputs_embeds, step.prune_pass
-        )
-        num_dropped = len(inputs_embeds) - len(step.hidden_states)
-        return nn.functional.pad(step.hidden_states, (0, 0, 0, num_dropped))
-
-    def attentions(self) -> list["Attention"]:
-        """Of every decoder layer, in order."""
-        return decoder.attentions(self.model)
-
-    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Hand the hidden states on: the sampler computes logits where it needs
-        them (:meth:`compute_vocab_logits`)."""
-        return hidden_states
-
-    def compute_vocab_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """``[n, hidden]`` to ``[n, padded vocabulary]``, float32, contiguous.
-
-        Columns past the tokenizer's length mean nothing.
-        """
-        logits = self.logits_processor(self.lm_head, hidden_states)
-        assert logits is not None, "the platform must gather logits to all ranks"
-        return logits.float()
-
     # ------------------------------------------------------------- weights
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+    def load_weights(self, weights: Iterable[Weight]) -> set[str]:
         """Load the official checkpoint.
 
         Raises:
             ValueError: naming every missing, unexpected and wrongly shaped tensor.
         """
         expected = {
-            **decoder.weight_shapes(self.config),
+            **official.weight_shapes(self.config),
             **vision.weight_shapes(self.config),
         }
         checked = checked_weights(weights, expected, vision.is_unused_weight)
-        decoder.load_decoder(self.model, self._decoder_weights(checked))
+        self.model.load_weights(self._decoder_weights(checked))
         return {name for name, _ in self.named_parameters()}
 
-    def _decoder_weights(
-        self, weights: Iterable[tuple[str, torch.Tensor]]
-    ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Pass on what the decoder loads; load the rest on the way."""
-        for name, weight in weights:
-            if name == decoder.HEAD:
+    def _decoder_weights(self, checked: Iterable[Weight]) -> Iterator[Weight]:
+        """Pass on what the decoder loads, in its names; load the rest on the way."""
+        for name, weight in checked:
+            inner = name.removeprefix("model.")
+            if name == official.HEAD:
                 head = self.lm_head.get_parameter("weight")
-                self.lm_head.weight_loader(head, weight[: self.vocab_size])
-            elif name == decoder.EMBEDDING:
-                yield name, weight[: self.vocab_size]
-            elif name == decoder.NORM or name.startswith(decoder.LAYERS):
-                yield name, weight
+                self.lm_head.weight_loader(head, weight[: self._num_tokens])
+            elif name == official.EMBEDDING:
+                yield inner, weight[: self._num_tokens]
+            elif name == official.NORM or name.startswith(official.LAYERS):
+                yield inner, weight
             else:
                 self.vision.load_weights([(name, weight)])

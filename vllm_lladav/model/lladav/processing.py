@@ -44,13 +44,14 @@ from vllm.multimodal.processing import (
 )
 from vllm.renderers import TokenizeParams
 
+from vllm_lladav.denoising.traits import traits_of
 from vllm_lladav.model.lladav.anyres import (
     AnyresGeometry,
     largest_image,
     num_visual_tokens,
     preprocess,
 )
-from vllm_lladav.model.lladav.config import LladavConfig, image_token_id
+from vllm_lladav.model.lladav.config import LladavConfig
 from vllm_lladav.model.lladav.image_modes import (
     IMAGE_MODE_CHOICES,
     IMAGE_MODES,
@@ -171,11 +172,11 @@ class LladavProcessingInfo(BaseProcessingInfo):
     def geometry(self) -> AnyresGeometry:
         return geometry_from_config(self.get_hf_config())
 
-    @cached_property
+    @property
     def image_token_id(self) -> int:
-        return image_token_id(
-            len(self.get_tokenizer()), self.ctx.model_config.get_vocab_size()
-        )
+        token_id = traits_of(self.ctx.model_config).image_token_id
+        assert token_id is not None
+        return token_id
 
     def get_options(self, kwargs: Mapping[str, object]) -> ImageOptions:
         """The request's options over the server's."""

@@ -7,7 +7,6 @@ of layer -2. The checkpoint stores the trained tower without that last layer.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -16,7 +15,7 @@ from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 from vllm.model_executor.models.siglip import SiglipVisionModel
 
 from vllm_lladav.model.lladav.anyres import AnyresGeometry, merge_tiles
-from vllm_lladav.model.lladav.config import LladavConfig, projector_depth
+from vllm_lladav.model.lladav.config import LladavConfig
 from vllm_lladav.model.lladav.image_modes import IMAGE_MODES
 
 # Tiles that go through the tower at once: bounds its activations, whatever the
@@ -30,14 +29,6 @@ NEWLINE_NAME = "model.image_newline"
 # Official tensors that no feature depends on (the features are taken before).
 _UNUSED = ("vision_model.post_layernorm.", "vision_model.head.")
 _QKV = {"q_proj": "q", "k_proj": "k", "v_proj": "v"}
-
-
-class ShapeProblem(NamedTuple):
-    """A tensor of the checkpoint that does not fit the config."""
-
-    name: str
-    expected: tuple[int, ...]
-    found: tuple[int, ...]
 
 
 def geometry_from_config(config: LladavConfig) -> AnyresGeometry:
@@ -90,11 +81,9 @@ def _tower_shapes(config: LladavConfig) -> Iterator[tuple[str, tuple[int, ...]]]
 
 
 def _projector_shapes(config: LladavConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    depth = projector_depth(config.mm_projector_type)
-    assert depth is not None, config.mm_projector_type
     is_bare = config.mm_projector_type == "linear"
     width = config.mm_hidden_size
-    for index in range(depth):
+    for index in range(config.projector_depth):
         # An mlp is Linear, GELU, Linear, ...: layers have even positions.
         prefix = "" if is_bare else f"{2 * index}."
         yield prefix + "weight", (config.hidden_size, width)
@@ -104,10 +93,8 @@ def _projector_shapes(config: LladavConfig) -> Iterator[tuple[str, tuple[int, ..
 
 def build_projector(config: LladavConfig) -> nn.Module:
     """``[..., mm_hidden_size] -> [..., hidden_size]``, replicated on every rank."""
-    depth = projector_depth(config.mm_projector_type)
-    assert depth is not None, config.mm_projector_type
     layers: list[nn.Module] = [nn.Linear(config.mm_hidden_size, config.hidden_size)]
-    for _ in range(1, depth):
+    for _ in range(1, config.projector_depth):
         layers += [nn.GELU(), nn.Linear(config.hidden_size, config.hidden_size)]
     return layers[0] if config.mm_projector_type == "linear" else nn.Sequential(*layers)
 
@@ -186,16 +173,10 @@ class LladavVision(nn.Module):
             )
         ]
 
-    def load_weights(
-        self,
-        weights: Iterable[tuple[str, torch.Tensor]],
-        problems: list[ShapeProblem] | None = None,
-    ) -> set[str]:
-        """Copy official tensors into the parameters.
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Copy official tensors, of the shapes in `weight_shapes`, into the parameters.
 
-        Tensors of a wrong shape are not copied but appended to ``problems``.
-        Names that are not the vision part's, or unused, are passed over; what
-        is missing is for the caller to find out with `weight_shapes`.
+        Names that are not among them are passed over.
 
         Returns:
             The official names that were copied.
@@ -205,12 +186,6 @@ class LladavVision(nn.Module):
         loaded = set[str]()
         for name, tensor in weights:
             if name not in expected:
-                continue
-            if tuple(tensor.shape) != expected[name]:
-                if problems is not None:
-                    problems.append(
-                        ShapeProblem(name, expected[name], tuple(tensor.shape))
-                    )
                 continue
             target, shard = _parameter_of(name)
             param = params[target]

@@ -7,8 +7,8 @@ need not be whole.
 
 from dataclasses import dataclass
 
+from vllm_lladav.model.shape import ModelShape, VisionShape
 from vllm_lladav.options.options import ServerOptions
-from vllm_lladav.tools.flops import ModelShape, VisionShape
 
 LOGITS_TILE_BYTES = 32 << 20
 """Bytes of float32 logits that exist at once: as in ``worker/predictor.py``, which a

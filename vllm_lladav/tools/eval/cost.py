@@ -12,13 +12,14 @@ from PIL import Image
 from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.denoising.resolve import resolve
+from vllm_lladav.model.shape import ModelShape
 from vllm_lladav.options.kinds import LARGEST_INTEGER, refused
 from vllm_lladav.options.reading import read_server
 from vllm_lladav.tools.checkpoint import Checkpoint, read_checkpoint
 from vllm_lladav.tools.eval.questions import Question
 from vllm_lladav.tools.eval.results import Answer
 from vllm_lladav.tools.eval.settings import Setting
-from vllm_lladav.tools.flops import ModelShape, planned_steps, request_flops
+from vllm_lladav.tools.flops import planned_steps, request_flops
 
 
 def resolved(
