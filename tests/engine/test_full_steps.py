@@ -2,8 +2,10 @@
 """Full steps are limited where cached ones would wait for them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from vllm.platforms import current_platform
 
 from tests.engine.harness import Engine, prompt_of, sampling_of
 
@@ -90,6 +92,30 @@ def test_exact_requests_take_turns_beside_cached_ones(limited: Engine, golden_ca
     assert progress["cached"] == 10
     answers = limited.finish()
     assert all(tuple(answers[name].token_ids) == case.output_ids for name in exact)
+
+
+@pytest.mark.skipif(not current_platform.is_cpu(), reason="attention of CPUs")
+def test_full_steps_do_not_read_the_kv_blocks(
+    limited: Engine, golden_cases, monkeypatch: pytest.MonkeyPatch
+):
+    """vLLM builds the metadata of the attention that the worker's state chose."""
+    from vllm_lladav.worker.cpu_attention import (
+        SplitAttentionImpl,
+        SplitAttentionMetadata,
+    )
+
+    is_split: list[bool] = []
+    forward = SplitAttentionImpl.forward
+
+    def record(self: Any, *args: Any, **kwargs: Any) -> Any:
+        metadata = kwargs.get("attn_metadata", args[5] if len(args) > 5 else None)
+        is_split.append(isinstance(metadata, SplitAttentionMetadata))
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(SplitAttentionImpl, "forward", record)
+    limited.answer(prompt_of(case := golden_cases["text_32_32_32"]), _cached(case))
+    num_layers = len(limited.model.attentions())
+    assert is_split == [True] * num_layers + [False] * (31 * num_layers)
 
 
 def _cached(case):
