@@ -339,6 +339,15 @@ def test_ends_when_the_rest_would_be_cut():
     assert actual.outputs == [[5], [6, FinishMark.LENGTH]]
 
 
+@pytest.mark.parametrize("threshold", [0.0, 9.0])
+def test_more_steps_than_anyone_can_count(threshold: float):
+    """A step for each mask, which no confidence of the script allows more than, and no
+    work for steps that are never run."""
+    endless = params(4, 2**31 - 1, confidence_threshold=threshold)
+    actual = scripted(endless, [5, 6, 7, 8], order=[0, 1, 2, 3])
+    assert actual.transferred == [[0], [1], [2], [3]]
+
+
 @settings(max_examples=50, deadline=None)
 @given(requests())
 def test_candidates_are_masks_and_never_the_suffix(request: Request):
