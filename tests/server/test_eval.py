@@ -13,7 +13,7 @@ from tests.server.metrics import Counted
 from tests.server.process import ServerProcess
 from vllm_lladav.tools import command
 
-SETTINGS = ("exact", "dual", "random 0.5@2", "random 0.5@2 + dual")
+SETTINGS = ("exact", "random 0.5@2", "dual", "random 0.5@2 + dual")
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ class Family:
     Attributes:
         name: for messages.
         architecture: ``architectures`` in ``config.json``.
-        model_class: the vLLM model, ``module:class``, with a decoder as
-            ``model/decoder.py`` has it.
+        model_class: the vLLM model, ``module:class``, a ``MaskedDiffusionLM`` of
+            ``model/decoder.py``.
         aliases: short model names; what each calls returns a directory or hub name.
         register: makes transformers read the config and use the chat template;
             harmless when called again.
