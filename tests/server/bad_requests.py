@@ -57,7 +57,8 @@ BAD_REQUESTS = [
     _xargs("steps_infinite", steps=float("inf")),
     _xargs("steps_not_per_block", "steps", "2 of 2", steps=3, block_length=2),
     _xargs("steps_past_32_bits", "steps", "2147483647", steps=2**31),
-    _xargs("steps_of_many_digits", "steps", "2147483647", steps=10**400),
+    # vLLM's own bound, of all integers in vllm_xargs.
+    _xargs("steps_of_many_digits", "between -2**63", steps=10**400),
     _xargs("refresh_interval_whole_float", refresh_interval=1e300),
     _xargs("cfg_scale_huge", "cfg_scale", "at most 100", cfg_scale=1e300),
     _xargs("unknown_xarg_long", "unknown name", **{"x" * 100_000: 1}),
@@ -71,7 +72,7 @@ BAD_REQUESTS = [
     # Pruning.
     _xargs("prune_rate_one", "prune_rate", "below 1", prune_rate=1),
     _xargs("prune_rate_nan", "prune_rate", "finite", prune_rate=float("nan")),
-    _xargs("prune_min_huge", prune_min_visual_tokens=10**30),
+    _xargs("prune_min_huge", prune_min_visual_tokens=2**40),
     _xargs("prune_layer_zero", "prune_layer", "at least 1", prune_layer=0),
     _xargs("prune_layer_too_deep", "prune_layer", "at most 4", prune_layer=5),
     _xargs("prune_policy_unknown", "prune_policy", "fastv", prune_policy="best"),
