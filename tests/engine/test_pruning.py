@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pruned requests: kept indices, tokens and KV blocks, alone and in company."""
+"""Pruned requests: kept indices, tokens and KV blocks, alone and in company.
+
+Long, because all of it shares the plain reference and one engine.
+"""
 
 import math
 import random

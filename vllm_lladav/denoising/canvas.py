@@ -179,12 +179,12 @@ class Canvas:
 
     @property
     def _canvas_end(self) -> int:
-        """As a position."""
+        """Position behind the canvas's last one."""
         return self.prompt_len + self.params.gen_length
 
     @property
     def _block_end(self) -> int:
-        """As an offset."""
+        """Offset behind the current block's last position."""
         return self._block_start + self.params.block_length
 
     def _answer_len(self) -> int:
@@ -195,7 +195,7 @@ class Canvas:
         return np.flatnonzero(self.generated == self.mask_token_id)
 
     def _num_masks(self, start: int, end: int) -> int:
-        """In the canvas, from one offset to another."""
+        """Masks of the canvas between two offsets."""
         return int(np.count_nonzero(self.generated[start:end] == self.mask_token_id))
 
     def _enter_block(self, block: int) -> None:
@@ -256,7 +256,8 @@ class Canvas:
         )
 
     def _share(self) -> int:
-        """Of the block's masks, where all steps take as many."""
+        """How many masks this step transfers, where the steps of a block share them
+        evenly."""
         steps = self.params.steps_per_block
         return transfer_count(self._masks_to_share, steps, self._step_in_block)
 

@@ -91,7 +91,7 @@ class MaskedDiffusionLM(nn.Module):
         return nn.functional.pad(step.hidden_states, (0, 0, 0, num_dropped))
 
     def attentions(self) -> list[Attention]:
-        """Of every decoder layer, in order."""
+        """vLLM's attention of every decoder layer, in order."""
         layers: list[Any] = list(self.model.layers)
         return [layer.self_attn.attn for layer in layers]
 

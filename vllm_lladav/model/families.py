@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from vllm.config import ModelConfig
 
 FAMILIES: dict[str, Family] = {family.architecture: family for family in (LLADAV,)}
-"""By architecture, as ``config.json`` names it."""
+"""Families by architecture, as ``config.json`` names it."""
 
 
 def is_ours(model_config: "ModelConfig | None") -> bool:
@@ -19,7 +19,7 @@ def is_ours(model_config: "ModelConfig | None") -> bool:
 
 
 def family_of(model_config: "ModelConfig") -> Family:
-    """Of a model that :func:`is_ours`."""
+    """The family of a model that :func:`is_ours`."""
     return FAMILIES[model_config.architecture]
 
 

@@ -76,7 +76,8 @@ class DenoisingOutput(Scheduler):
                 self._return_blocks(request_id, num_dropped)
 
     def _return_blocks(self, request_id: str, num_dropped: int) -> None:
-        """Of so many visual tokens, which the next step is without."""
+        """Free the KV blocks that the next step, without ``num_dropped`` visual tokens,
+        does not need."""
         progress = self._progress[request_id]
         num_slots = progress.step.num_held_slots(self.block_size)
         num_freed = shrink(self.kv_cache_manager, request_id, num_slots)

@@ -35,7 +35,7 @@ class Progress:
 
     @property
     def step(self) -> Step:
-        """The next one, as far as is known."""
+        """The request's next step, as far as is known."""
         return self._step
 
     @property
@@ -90,11 +90,11 @@ class Progress:
         return before.num_visual - num_visual
 
     def count_returned(self, num_kv_blocks: int) -> None:
-        """So many KV blocks were freed by pruning."""
+        """Count KV blocks that pruning freed."""
         self._num_kv_blocks_returned += num_kv_blocks
 
     def tokens_per_step(self, num_tokens: int) -> float:
-        """Of a request whose answer has ``num_tokens``."""
+        """Answer tokens per denoising step, if the answer has ``num_tokens``."""
         return num_tokens / max(self._num_done, 1)
 
     def figures(self, num_tokens: int) -> dict[str, Any]:

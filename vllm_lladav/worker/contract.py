@@ -19,7 +19,7 @@ class DenoisingModel(Protocol):
     padded_vocab_size: int  # Columns of the logits.
 
     def attentions(self) -> list[Attention]:
-        """Of every decoder layer, in order."""
+        """vLLM's attention of every decoder layer, in order."""
 
     def embed_input_ids(
         self,
@@ -43,7 +43,7 @@ class LayerPruning(Protocol):
         """Whether anything is pruned. If not, the rest need not be called."""
 
     def watching(self) -> AbstractContextManager[None]:
-        """Around the layers."""
+        """Entered around the decoder layers; keeps what they attend with."""
 
     def after_layer(self, layer: int) -> torch.Tensor | None:
         """Called behind every layer, from 1. The rows of the batch that stay, int64,

@@ -24,7 +24,7 @@ class TokenLogprobs(NamedTuple):
 
     @classmethod
     def empty(cls, num_tokens: int, num_top: int) -> "TokenLogprobs":
-        """Of tokens that are certain to be 0, until they are set."""
+        """Room for ``num_tokens``, each with the log-probability 0 until it is set."""
         return cls(
             np.zeros((num_tokens, num_top + 1), np.int32),
             np.zeros((num_tokens, num_top + 1), np.float32),

@@ -69,7 +69,7 @@ class DenoisingRequest:
         return self.plan.at(self.canvas.index, len(self.visual))
 
     def begin_step(self) -> None:
-        """Its forward pass begins."""
+        """Fix the step that is computed: its forward pass begins."""
         self.step = self.next_step()
 
     @property

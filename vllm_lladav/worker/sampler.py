@@ -52,10 +52,10 @@ class DenoisingSampler:
         self._take_step = take_step
 
     def add_request(self, req_idx: int, sampling_params: Any) -> None:
-        """The state has all that is needed."""
+        """Called by vLLM's runner; the worker's state knows the request already."""
 
     def apply_staged_writes(self) -> None:
-        """Nothing is staged."""
+        """Called by vLLM's runner; nothing is staged here."""
 
     def __call__(self, logits: torch.Tensor, input_batch: InputBatch) -> SamplerOutput:
         """End the denoising step of every request in the batch.
@@ -235,7 +235,7 @@ def _answer(request: DenoisingRequest) -> tuple[list[int], TokenLogprobs | None]
 
 
 def _random_confidence(request: DenoisingRequest, count: int) -> torch.Tensor:
-    """``[count]``, float64, on the CPU."""
+    """Uniform numbers that rank positions: ``[count]``, float64, on the CPU."""
     generator = request.generator
     assert generator is not None
     return torch.rand(

@@ -244,7 +244,7 @@ class DenoisingState(ModelState):
     def _sequences(
         self, requests: Sequence[DenoisingRequest]
     ) -> list[AttendedSequence]:
-        """Of all requests in the batch, as they are now."""
+        """What attends in this step: every sequence of the batch, as it is now."""
         parts = [r.sequences(row, self._block_size) for row, r in enumerate(requests)]
         return [sequence for part in parts for sequence in part]
 
@@ -260,7 +260,7 @@ class DenoisingState(ModelState):
 
     @property
     def _mask_embed(self) -> torch.Tensor:
-        """``[1, hidden]``."""
+        """Embedding of the mask token: ``[1, hidden]``."""
         return self._embed(np.array([self._mask_token_id]))
 
     def _embed(self, token_ids: np.ndarray) -> torch.Tensor:

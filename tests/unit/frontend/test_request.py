@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client may send, what follows from it, and how the rest is refused."""
+"""What a client may send, what follows from it, and how the rest is refused.
+
+Long, because it is one list of refusals and of what lengths mean.
+"""
 
 from typing import Any
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The formula against torch's own count of a plain PyTorch model."""
+"""The formula against torch's own count of a plain PyTorch model, and by hand.
+
+Long, because all of it shares the model that counts.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

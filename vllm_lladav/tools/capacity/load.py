@@ -17,8 +17,8 @@ from vllm_lladav.tools.flops import (
 
 @dataclass(frozen=True)
 class Load:
-    """Of one step of one request, or of a batch of them. Loads add up, and may be
-    means: nothing is a whole number.
+    """What one step of one request, or of a batch of requests, asks for. Loads add up,
+    and may be means: nothing is a whole number.
 
     Attributes:
         projections, attention, head, scores, vision: floating-point operations.
@@ -47,11 +47,12 @@ class Load:
         return Load(*(mine + theirs for mine, theirs in pairs))
 
     def times(self, count: float) -> "Load":
-        """Of ``count`` as large a batch."""
+        """The load of a batch that is ``count`` times as large."""
         return Load(*(count * value for value in astuple(self)))
 
     @classmethod
     def mean(cls, loads: "list[Load]") -> "Load":
+        """The mean of at least one load."""
         return sum(loads, cls()).times(1 / len(loads))
 
 
@@ -73,10 +74,11 @@ class RequestLoad:
     def of(
         cls, shape: ModelShape, plan: StepPlan, num_tiles: int, block_size: int
     ) -> Self:
-        """
+        """The steps of a request that no stop ends.
+
         Args:
-            num_tiles: of all images.
-            block_size: KV slots of a block.
+            num_tiles: image tiles of all images together.
+            block_size: KV slots of a KV block.
         """
         planned = list(_planned(plan))
         loads = [_load(shape, step, masks) for step, masks in planned]
