@@ -107,7 +107,8 @@ class DenoisingOptions:
     confidence_factor: float = option(
         0.0,
         Number("at least 0 (off) and at most 1000000", lambda value: 0 <= value <= 1e6),
-        "the same with the factor rule of Fast-dLLM (arXiv 2505.22618); 0 is off",
+        "as confidence_threshold, by the factor rule of Fast-dLLM (arXiv 2505.22618); "
+        "0 is off",
         label="factor {:g}",
     )
     cfg_scale: float = option(
@@ -133,15 +134,16 @@ class PruningOptions:
     prune_layer: int | None = _prune_option(
         None,
         Integer(),
-        "decoder layer, counted from 1, after which they are dropped",
+        "decoder layer, counted from 1, after which visual tokens are dropped",
         default_text="half the depth, rounded up",
         label="@{}",
     )
     prune_stages: str | None = _prune_option(
         None,
         Text("step:layer:rate,...", parse_stages),
-        "several cuts instead of these two, as step:layer:rate,step:layer:rate; each "
-        "rate is of the visual tokens that are still there",
+        "several cuts instead of prune_rate and prune_layer, as "
+        "step:layer:rate,step:layer:rate; each rate is of the visual tokens that are "
+        "still there",
         default_text="none",
     )
     prune_policy: str = _prune_option(
