@@ -39,8 +39,10 @@ def test_presets():
     fast = read_server({"denoising": "fast"})
     params, _ = resolved(server=fast)
     assert (params.cache, params.confidence_threshold) == ("dual", 0.9)
+    assert params.block_length == 32
     params, _ = resolved({"denoising": "exact"}, server=fast)
     assert (params.cache, params.is_confident) == ("none", False)
+    assert params.block_length == 128
     params, _ = resolved({"denoising": "fast", "cache": "prefix"})
     assert (params.cache, params.confidence_threshold) == ("prefix", 0.9)
 

@@ -7,6 +7,7 @@ import sys
 from dataclasses import fields
 from typing import Any
 
+from vllm_lladav.model.lladav.image_modes import IMAGE_MODE_CHOICES
 from vllm_lladav.options.flags import add_flags, given_flags
 from vllm_lladav.options.options import REQUEST_OPTIONS, SERVER_OPTIONS
 from vllm_lladav.options.rules import CONFIDENCE
@@ -23,7 +24,6 @@ from vllm_lladav.tools.capacity.report import to_text, to_values
 from vllm_lladav.tools.capacity.request import images_of, make_plan
 from vllm_lladav.tools.checkpoint import PRESETS, Checkpoint, read_checkpoint
 
-IMAGE_MODES = ("auto", "anyres", "pad_stacked", "pad_list")
 USAGE_ERROR = 2
 
 _OPTIONS = {
@@ -96,7 +96,7 @@ def _add_request_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--image-mode",
-        choices=IMAGE_MODES,
+        choices=IMAGE_MODE_CHOICES,
         default="auto",
         help="how images are tiled (default: as the checkpoint and their number say)",
     )

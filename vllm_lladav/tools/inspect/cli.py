@@ -9,12 +9,12 @@ from typing import Any
 
 from PIL import Image
 
+from vllm_lladav.model.lladav.image_modes import IMAGE_MODE_CHOICES
 from vllm_lladav.options.flags import add_flags, given_flags
 from vllm_lladav.options.options import REQUEST_OPTIONS
 from vllm_lladav.options.reading import read_request, read_server
 from vllm_lladav.tools.inspect.pictures import read_picture
 
-IMAGE_MODES = ("auto", "anyres", "pad_stacked", "pad_list")
 USAGE_ERROR = 2
 
 
@@ -53,7 +53,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--image-mode",
-        choices=IMAGE_MODES,
+        choices=IMAGE_MODE_CHOICES,
         default="auto",
         help="how images are tiled (default: as the checkpoint and the number of "
         "images say)",
