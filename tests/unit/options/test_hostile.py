@@ -2,7 +2,6 @@
 """Every option, whatever is sent: refused by name, or a request that is bounded."""
 
 import math
-import time
 from typing import Any
 
 import pytest
@@ -85,8 +84,6 @@ def test_no_option_takes_what_has_no_bound(name: str):
 
 def test_steps_cost_nothing_that_change_nothing():
     """A block of n positions is done after n steps."""
-    start = time.perf_counter()
     values = {"gen_length": 64, "block_length": 16, "steps": LARGEST_INTEGER // 4 * 4}
     params = resolve(PRUNING, values, NUM_LAYERS)
     assert (params.steps, params.steps_per_block) == (64, 16)
-    assert time.perf_counter() - start < 0.1
