@@ -16,6 +16,7 @@ from vllm.distributed import (
     initialize_model_parallel,
     model_parallel_is_initialized,
 )
+from vllm.model_executor.models.utils import AutoWeightsLoader
 from vllm.utils.network_utils import get_open_port
 
 from tests.golden.cases import IMAGE_TOKEN, GoldenCase, load_cases
@@ -23,6 +24,7 @@ from vllm_lladav.model.lladav import vision
 from vllm_lladav.model.lladav.anyres import preprocess
 from vllm_lladav.model.lladav.config import LladavConfig
 from vllm_lladav.model.lladav.image_modes import IMAGE_MODES
+from vllm_lladav.model.lladav.model import LlavaLLaDAModelLM
 from vllm_lladav.model.lladav.vision import (
     LladavVision,
     is_unused_weight,
@@ -56,9 +58,14 @@ def model(
                 backend="gloo",
             )
             initialize_model_parallel(1, 1)
-        model = LladavVision(LladavConfig.from_pretrained(tiny_checkpoint)).float()
-        loaded = model.load_weights(weights.items())
-        assert loaded == set(weight_shapes(model.config))
+        config = LladavConfig.from_pretrained(tiny_checkpoint)
+        whole = torch.nn.ModuleDict({"vision": LladavVision(config).float()})
+        loaded = AutoWeightsLoader(whole).load_weights(
+            [(name, weights[name]) for name in weight_shapes(config)],
+            mapper=LlavaLLaDAModelLM.hf_to_vllm_mapper,
+        )
+        assert loaded == {name for name, _ in whole.named_parameters()}
+        (model,) = whole.values()
         for module in model.modules():  # as vLLM's loader does
             if (method := getattr(module, "quant_method", None)) is not None:
                 method.process_weights_after_loading(module)
@@ -130,11 +137,11 @@ def test_chunks_do_not_matter(model: LladavVision, golden_cases, monkeypatch):
 
 
 def test_every_vision_tensor_of_the_file_is_accounted_for(
-    model: LladavVision, weights: dict[str, torch.Tensor]
+    tiny_checkpoint: Path, weights: dict[str, torch.Tensor]
 ):
     decoder = ("model.layers.", "model.embed_tokens.", "model.norm.", "lm_head.")
     ours = {name for name in weights if not name.startswith(decoder)}
-    needed = set(weight_shapes(model.config))
+    needed = set(weight_shapes(LladavConfig.from_pretrained(tiny_checkpoint)))
     assert needed <= ours
     assert all(is_unused_weight(name) for name in ours - needed)
     assert not any(is_unused_weight(name) for name in needed)

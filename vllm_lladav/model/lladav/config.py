@@ -11,17 +11,13 @@ import ast
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Any, cast
 
 from transformers import AutoConfig, PretrainedConfig, SiglipVisionConfig
 
 MODEL_TYPE = "llava_llada"
-
-# Left to code by the official config.json; `tokenizer.json` agrees.
-DEFAULT_MASK_TOKEN_ID = 126336
-DEFAULT_BANNED_TOKEN_IDS = (126081, 126080, 126346, 126347)
-DEFAULT_EOT_TOKEN_ID = 126348
 
 # Geometry of google/siglip2-so400m-patch14-384, the tower of the released
 # checkpoint, whose config names it by its hub name and does not ship its config.
@@ -49,91 +45,67 @@ class LladavConfig(PretrainedConfig):
 
     The decoder's sizes are top-level attributes, so the text config that vLLM
     asks for is the config itself. ``vision_config`` is the tower named by
-    ``mm_vision_tower`` (see `resolve_vision_config`). Keys not listed in the
-    signature are kept as plain attributes.
+    ``mm_vision_tower`` (see `resolve_vision_config`). Keys that are no field are
+    kept as plain attributes.
     """
 
     model_type = MODEL_TYPE
 
-    def __init__(
-        self,
-        vocab_size: int = 126464,
-        hidden_size: int = 4096,
-        intermediate_size: int = 12288,
-        num_hidden_layers: int = 32,
-        num_attention_heads: int = 32,
-        num_key_value_heads: int | None = None,
-        head_dim: int | None = None,
-        hidden_act: str = "silu",
-        max_position_embeddings: int = 16384,
-        rms_norm_eps: float = 1e-5,
-        rope_theta: float = 500000.0,
-        rope_scaling: dict[str, Any] | None = None,
-        rope_parameters: dict[str, Any] | None = None,
-        attention_bias: bool = False,
-        tie_word_embeddings: bool = False,
-        tokenizer_model_max_length: int | None = None,
-        image_aspect_ratio: str = "anyres_max_4",
-        image_grid_pinpoints: list[list[int]] | str = "(1x1),...,(6x6)",
-        mm_vision_tower: str = "google/siglip2-so400m-patch14-384",
-        mm_vision_select_layer: int = -2,
-        mm_vision_select_feature: str = "patch",
-        mm_projector_type: str = "mlp2x_gelu",
-        mm_patch_merge_type: str = "spatial_unpad",
-        mm_hidden_size: int | None = None,
-        mm_resampler_type: str | None = None,
-        vision_config: dict[str, Any] | SiglipVisionConfig | None = None,
-        mask_token_id: int = DEFAULT_MASK_TOKEN_ID,
-        banned_token_ids: tuple[int, ...] | list[int] = DEFAULT_BANNED_TOKEN_IDS,
-        eot_token_id: int = DEFAULT_EOT_TOKEN_ID,
-        **kwargs: Any,
-    ) -> None:
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.intermediate_size = intermediate_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.num_key_value_heads = num_key_value_heads or num_attention_heads
-        self.head_dim = head_dim or hidden_size // num_attention_heads
-        self.hidden_act = hidden_act
-        self.max_position_embeddings = max_position_embeddings
-        self.rms_norm_eps = rms_norm_eps
+    vocab_size: int = 126464
+    hidden_size: int = 4096
+    intermediate_size: int = 12288
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int = 0  # as attention heads
+    head_dim: int = 0  # follows from hidden size and heads
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 16384
+    rms_norm_eps: float = 1e-5
+    rope_parameters: dict[str, Any] = field(default_factory=dict)
+    attention_bias: bool = False
+    tie_word_embeddings: bool = False
+    tokenizer_model_max_length: int | None = None
+    image_aspect_ratio: str = "anyres_max_4"
+    image_grid_pinpoints: list[list[int]] | str = "(1x1),...,(6x6)"
+    mm_vision_tower: str = "google/siglip2-so400m-patch14-384"
+    mm_vision_select_layer: int = -2
+    mm_vision_select_feature: str = "patch"
+    mm_projector_type: str = "mlp2x_gelu"
+    mm_patch_merge_type: str = "spatial_unpad"
+    mm_hidden_size: int = 0  # the tower's
+    mm_resampler_type: str | None = None
+    # Left to code by the official config.json; `tokenizer.json` agrees.
+    mask_token_id: int = 126336
+    banned_token_ids: Sequence[int] = (126081, 126080, 126346, 126347)
+    eot_token_id: int = 126348
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
+        self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
+        self.banned_token_ids = list(self.banned_token_ids)
         # transformers 5 reads RoPE from `rope_parameters`; the checkpoint still
         # spells it `rope_theta` and `rope_scaling`.
-        self.rope_parameters = rope_parameters or {
+        scaling = kwargs.pop("rope_scaling", None) or {}
+        theta = kwargs.pop("rope_theta", 500000.0)
+        self.rope_parameters = self.rope_parameters or {
             "rope_type": "default",
-            **(rope_scaling or {}),
-            "rope_theta": rope_theta,
+            **scaling,
+            "rope_theta": theta,
         }
-        self.attention_bias = attention_bias
-        self.tokenizer_model_max_length = tokenizer_model_max_length
-        self.image_aspect_ratio = image_aspect_ratio
-        self.image_grid_pinpoints = image_grid_pinpoints
-        self.mm_vision_tower = mm_vision_tower
-        self.mm_vision_select_layer = mm_vision_select_layer
-        self.mm_vision_select_feature = mm_vision_select_feature
-        self.mm_projector_type = mm_projector_type
-        self.mm_patch_merge_type = mm_patch_merge_type
-        self.mm_resampler_type = mm_resampler_type
-        self.mask_token_id = mask_token_id
-        self.banned_token_ids = list(banned_token_ids)
-        self.eot_token_id = eot_token_id
-        self.tie_word_embeddings = tie_word_embeddings
         # The released config names Llama 3's <bos>, which this vocabulary does
         # not have. The tokenizer knows the right one.
-        if (kwargs.get("bos_token_id") or 0) >= vocab_size:
+        if (kwargs.get("bos_token_id") or 0) >= self.vocab_size:
             kwargs["bos_token_id"] = None
-        super().__init__(**kwargs)
+        tower = kwargs.pop("vision_config", None)
+        super().__post_init__(**kwargs)
 
-        if isinstance(vision_config, SiglipVisionConfig):
-            self.vision_config = vision_config
-        elif vision_config is not None:
-            self.vision_config = SiglipVisionConfig(**vision_config)
-        else:
-            self.vision_config = resolve_vision_config(
-                mm_vision_tower, self._name_or_path
-            )
-        self.mm_hidden_size = mm_hidden_size or self.vision_config.hidden_size
+        if tower is None:
+            tower = resolve_vision_config(self.mm_vision_tower, self._name_or_path)
+        elif isinstance(tower, dict):
+            tower = SiglipVisionConfig(**tower)
+        self.vision_config: SiglipVisionConfig = tower
+        self.mm_hidden_size = self.mm_hidden_size or self.vision_config.hidden_size
+        self.validate()  # As transformers does for configs with @strict.
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):

@@ -10,14 +10,17 @@ from vllm.model_executor.models.interfaces import (
     MultiModalEmbeddings,
     SupportsMultiModal,
 )
-from vllm.model_executor.models.utils import maybe_prefix
+from vllm.model_executor.models.utils import (
+    AutoWeightsLoader,
+    WeightsMapper,
+    maybe_prefix,
+)
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from vllm_lladav.denoising.traits import traits_of
 from vllm_lladav.model.checkpoint import Weight, checked_weights
 from vllm_lladav.model.decoder import MaskedDiffusionLM
 from vllm_lladav.model.lladav import vision
-from vllm_lladav.model.lladav import weights as official
 from vllm_lladav.model.lladav.config import LladavConfig
 from vllm_lladav.model.lladav.processing import (
     LladavDummyInputsBuilder,
@@ -25,6 +28,9 @@ from vllm_lladav.model.lladav.processing import (
     LladavProcessingInfo,
 )
 from vllm_lladav.model.lladav.prompt import IMAGE_MARK
+
+_EMBEDDING = "model.embed_tokens.weight"
+_HEAD = "lm_head.weight"
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -38,6 +44,14 @@ class LlavaLLaDAModelLM(MaskedDiffusionLM, SupportsMultiModal):
     The vocabulary is cut to the tokenizer's length, as the official loader cuts
     it: ids past it are neither read nor predicted.
     """
+
+    hf_to_vllm_mapper = WeightsMapper(
+        orig_to_new_prefix={
+            vision.TOWER_PREFIX: "vision.tower.",
+            vision.PROJECTOR_PREFIX: "vision.projector.",
+            vision.NEWLINE_NAME: "vision.image_newline",
+        }
+    )
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
@@ -91,23 +105,44 @@ class LlavaLLaDAModelLM(MaskedDiffusionLM, SupportsMultiModal):
             ValueError: naming every missing, unexpected and wrongly shaped tensor.
         """
         expected = {
-            **official.weight_shapes(self.config),
+            **_decoder_weight_shapes(self.config),
             **vision.weight_shapes(self.config),
         }
         checked = checked_weights(weights, expected, vision.is_unused_weight)
-        self.model.load_weights(self._decoder_weights(checked))
-        return {name for name, _ in self.named_parameters()}
+        return AutoWeightsLoader(self).load_weights(
+            self._without_spare_rows(checked), mapper=self.hf_to_vllm_mapper
+        )
 
-    def _decoder_weights(self, checked: Iterable[Weight]) -> Iterator[Weight]:
-        """Pass on what the decoder loads, in its names; load the rest on the way."""
-        for name, weight in checked:
-            inner = name.removeprefix("model.")
-            if name == official.HEAD:
-                head = self.lm_head.get_parameter("weight")
-                self.lm_head.weight_loader(head, weight[: self._num_tokens])
-            elif name == official.EMBEDDING:
-                yield inner, weight[: self._num_tokens]
-            elif name == official.NORM or name.startswith(official.LAYERS):
-                yield inner, weight
-            else:
-                self.vision.load_weights([(name, weight)])
+    def _without_spare_rows(self, weights: Iterable[Weight]) -> Iterator[Weight]:
+        """Of embedding and head, the rows of the vocabulary only."""
+        for name, weight in weights:
+            is_cut = name in (_EMBEDDING, _HEAD)
+            yield name, weight[: self._num_tokens] if is_cut else weight
+
+
+def _decoder_weight_shapes(config: LladavConfig) -> dict[str, tuple[int, ...]]:
+    """Official name -> shape of every decoder tensor, head included."""
+    hidden = config.hidden_size
+    heads = config.num_attention_heads * config.head_dim
+    kv_heads = config.num_key_value_heads * config.head_dim
+    layer = {
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+        "self_attn.q_proj": (heads, hidden),
+        "self_attn.k_proj": (kv_heads, hidden),
+        "self_attn.v_proj": (kv_heads, hidden),
+        "self_attn.o_proj": (hidden, heads),
+        "mlp.gate_proj": (config.intermediate_size, hidden),
+        "mlp.up_proj": (config.intermediate_size, hidden),
+        "mlp.down_proj": (hidden, config.intermediate_size),
+    }
+    return {
+        _EMBEDDING: (config.vocab_size, hidden),
+        _HEAD: (config.vocab_size, hidden),
+        "model.norm.weight": (hidden,),
+        **{
+            f"model.layers.{index}.{name}.weight": shape
+            for index in range(config.num_hidden_layers)
+            for name, shape in layer.items()
+        },
+    }

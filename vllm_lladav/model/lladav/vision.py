@@ -6,13 +6,12 @@ layer, the post-norm and the pooling head are gone, so its output is the feature
 of layer -2. The checkpoint stores the trained tower without that last layer.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
-from vllm.model_executor.layers.quantization import QuantizationConfig
-from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 from vllm.model_executor.models.siglip import SiglipVisionModel
+from vllm.model_executor.models.utils import maybe_prefix
 
 from vllm_lladav.model.lladav.anyres import AnyresGeometry, merge_tiles
 from vllm_lladav.model.lladav.config import LladavConfig
@@ -28,7 +27,6 @@ NEWLINE_NAME = "model.image_newline"
 
 # Official tensors that no feature depends on (the features are taken before).
 _UNUSED = ("vision_model.post_layernorm.", "vision_model.head.")
-_QKV = {"q_proj": "q", "k_proj": "k", "v_proj": "v"}
 
 
 def geometry_from_config(config: LladavConfig) -> AnyresGeometry:
@@ -42,9 +40,14 @@ def geometry_from_config(config: LladavConfig) -> AnyresGeometry:
 
 def weight_shapes(config: LladavConfig) -> dict[str, tuple[int, ...]]:
     """Official name -> shape of every tensor that `LladavVision` needs."""
+    with torch.device("meta"):
+        projector = build_projector(config)
     return {
         **{TOWER_PREFIX + name: shape for name, shape in _tower_shapes(config)},
-        **{PROJECTOR_PREFIX + name: shape for name, shape in _projector_shapes(config)},
+        **{
+            PROJECTOR_PREFIX + name: tuple(parameter.shape)
+            for name, parameter in projector.named_parameters()
+        },
         NEWLINE_NAME: (config.hidden_size,),
     }
 
@@ -80,17 +83,6 @@ def _tower_shapes(config: LladavConfig) -> Iterator[tuple[str, tuple[int, ...]]]
             yield f"{prefix}{name}.bias", shape[:1]
 
 
-def _projector_shapes(config: LladavConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    is_bare = config.mm_projector_type == "linear"
-    width = config.mm_hidden_size
-    for index in range(config.projector_depth):
-        # An mlp is Linear, GELU, Linear, ...: layers have even positions.
-        prefix = "" if is_bare else f"{2 * index}."
-        yield prefix + "weight", (config.hidden_size, width)
-        yield prefix + "bias", (config.hidden_size,)
-        width = config.hidden_size
-
-
 def build_projector(config: LladavConfig) -> nn.Module:
     """``[..., mm_hidden_size] -> [..., hidden_size]``, replicated on every rank."""
     layers: list[nn.Module] = [nn.Linear(config.mm_hidden_size, config.hidden_size)]
@@ -106,22 +98,15 @@ class LladavVision(nn.Module):
     projector and newline are replicated.
     """
 
-    def __init__(
-        self,
-        config: LladavConfig,
-        quant_config: QuantizationConfig | None = None,
-        prefix: str = "",
-    ) -> None:
+    def __init__(self, config: LladavConfig, prefix: str = "") -> None:
         super().__init__()
-        self.config = config
         self.geometry = geometry_from_config(config)
         self.tower = SiglipVisionModel(
             config.vision_config,
-            quant_config=quant_config,
             num_hidden_layers_override=config.vision_config.num_hidden_layers - 1,
             require_post_norm=False,
             use_head=False,
-            prefix=f"{prefix}.tower" if prefix else "tower",
+            prefix=maybe_prefix(prefix, "tower"),
         )
         self.projector = build_projector(config)
         self.image_newline = nn.Parameter(torch.empty(config.hidden_size))
@@ -172,39 +157,3 @@ class LladavVision(nn.Module):
                 per_image, image_sizes, image_modes, strict=True
             )
         ]
-
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Copy official tensors, of the shapes in `weight_shapes`, into the parameters.
-
-        Names that are not among them are passed over.
-
-        Returns:
-            The official names that were copied.
-        """
-        expected = weight_shapes(self.config)
-        params = dict(self.named_parameters())
-        loaded = set[str]()
-        for name, tensor in weights:
-            if name not in expected:
-                continue
-            target, shard = _parameter_of(name)
-            param = params[target]
-            loader: Callable[..., None] = getattr(
-                param, "weight_loader", default_weight_loader
-            )
-            loader(param, tensor, *([shard] if shard else []))
-            loaded.add(name)
-        return loaded
-
-
-def _parameter_of(name: str) -> tuple[str, str | None]:
-    """Official name to (parameter of `LladavVision`, shard of a fused one)."""
-    if name == NEWLINE_NAME:
-        return "image_newline", None
-    if name.startswith(PROJECTOR_PREFIX):
-        return "projector." + name.removeprefix(PROJECTOR_PREFIX), None
-    inner = "tower." + name.removeprefix(TOWER_PREFIX)
-    for part, shard in _QKV.items():
-        if f".{part}." in inner:
-            return inner.replace(f".{part}.", ".qkv_proj."), shard
-    return inner, None
