@@ -116,16 +116,14 @@ def _pruning(
 def _stages(
     options: RequestOptions, num_layers: int | None, num_steps: int
 ) -> tuple[PruneStage, ...]:
-    layer = options.prune_layer
-    if layer is None:
-        layer = default_layer(num_layers or 1)
-    check_layer("prune_layer", layer, num_layers)
+    if num_layers is not None:
+        check_depth(options, num_layers)
     if options.prune_stages is None:
+        # Half the depth, rounded up: middle-to-late, as in arXiv 2601.20168.
+        layer = options.prune_layer or -(-(num_layers or 1) // 2)
         is_off = options.prune_rate == 0
         return () if is_off else (PruneStage(1, layer, options.prune_rate),)
     stages = parse_stages(options.prune_stages)
-    for stage in stages:
-        check_layer("prune_stages", stage.layer, num_layers)
     # A server's late stage is no error of a request with few steps.
     if "prune_stages" in options.given and stages[-1].step > num_steps:
         allowed = f"within the steps of the request ({num_steps})"
@@ -133,29 +131,16 @@ def _stages(
     return stages
 
 
-def default_layer(num_layers: int) -> int:
-    """Half the depth, rounded up: middle-to-late, as in arXiv 2601.20168."""
-    return -(-num_layers // 2)
-
-
-def check_layer(name: str, layer: int, num_layers: int | None) -> None:
-    """Refuse a layer that a model of ``num_layers`` does not have.
-
-    Raises:
-        OptionError: naming the option that has it.
-    """
-    if num_layers is not None and layer > num_layers:
-        got = layer if name == "prune_layer" else f"layer {layer}"
-        raise refused(name, f"at most {num_layers}, the model's depth", got)
-
-
-def check_depth(server: ServerOptions, num_layers: int) -> None:
-    """Check the layers of a server's options against the model's.
+def check_depth(options: RequestOptions, num_layers: int) -> None:
+    """Check the layers of a server's or a request's options against the model's.
 
     Raises:
         OptionError: if tokens are to be dropped after a layer that is not there.
     """
-    check_layer("prune_layer", server.prune_layer or 1, num_layers)
-    if server.prune_stages is not None:
-        for stage in parse_stages(server.prune_stages):
-            check_layer("prune_stages", stage.layer, num_layers)
+    allowed = f"at most {num_layers}, the model's depth"
+    if options.prune_layer is not None and options.prune_layer > num_layers:
+        raise refused("prune_layer", allowed, options.prune_layer)
+    if options.prune_stages is not None:
+        for stage in parse_stages(options.prune_stages):
+            if stage.layer > num_layers:
+                raise refused("prune_stages", allowed, f"layer {stage.layer}")

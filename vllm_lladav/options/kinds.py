@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kinds of option values: what is allowed, and how it is read from a command line."""
 
-import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 LARGEST_INTEGER = 2**31 - 1
 """What 32-bit tensors and messages between processes hold."""
@@ -27,38 +27,19 @@ def refused(name: str, allowed: str, got: object) -> OptionError:
     return OptionError(name, f"{name} must be {allowed}; got {got}")
 
 
-class Kind(Protocol):
-    """The values that an option may have."""
-
-    @property
-    def argument(self) -> dict[str, Any]:
-        """``type`` or ``choices`` for ``argparse``, which checks no bounds."""
-
-    def check(self, name: str, value: object) -> Any:
-        """``value`` in its proper type.
-
-        Raises:
-            OptionError: naming the option, what is allowed, and the value.
-        """
-
-
 @dataclass(frozen=True)
 class Integer:
     """Whole numbers from ``least`` to ``most``; JSON's 32.0 is one."""
 
+    argument: ClassVar[dict[str, Any]] = {"type": int}
     least: int = 1
     most: int = LARGEST_INTEGER
-
-    @property
-    def argument(self) -> dict[str, Any]:
-        return {"type": int}
 
     def check(self, name: str, value: object) -> int:
         is_whole = isinstance(value, float) and value.is_integer()
         number: Any = int(value) if is_whole else value  # type: ignore[call-overload]
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise refused(name, f"an integer of at least {self.least}", _short(value))
-        if number < self.least:
+        is_integer = isinstance(number, int) and not isinstance(number, bool)
+        if not is_integer or number < self.least:
             raise refused(name, f"an integer of at least {self.least}", _short(value))
         if number > self.most:
             raise refused(name, f"an integer of at most {self.most}", _short(value))
@@ -74,19 +55,16 @@ class Number:
         contains: whether a number lies in it.
     """
 
+    argument: ClassVar[dict[str, Any]] = {"type": float}
     range: str
     contains: Callable[[float], bool]
-
-    @property
-    def argument(self) -> dict[str, Any]:
-        return {"type": float}
 
     def check(self, name: str, value: object) -> float:
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
             # An integer past the floats is no finite number either.
-            or not -math.inf < _float(value) < math.inf
+            or not abs(value) <= sys.float_info.max
         ):
             raise refused(name, "a finite number", _short(value))
         if not self.contains(value):
@@ -119,12 +97,9 @@ class Text:
         parse: raises ``ValueError`` for a string of another form.
     """
 
+    argument: ClassVar[dict[str, Any]] = {"type": str}
     form: str = "a string"
     parse: Callable[[str], object] = str
-
-    @property
-    def argument(self) -> dict[str, Any]:
-        return {"type": str}
 
     def check(self, name: str, value: object) -> str:
         if not isinstance(value, str):
@@ -136,11 +111,13 @@ class Text:
         return value
 
 
-def _float(value: int | float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
+Kind = Integer | Number | OneOf | Text
+"""The values that an option may have.
+
+``argument`` is ``type`` or ``choices`` for ``argparse``, which checks no bounds.
+``check(name, value)`` returns the value in its proper type, or raises an
+:class:`OptionError` that names the option, what is allowed, and the value.
+"""
 
 
 def _short(value: object) -> str:

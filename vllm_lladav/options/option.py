@@ -7,7 +7,7 @@ from typing import Any
 from vllm_lladav.options.kinds import Kind
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Option:
     """What is declared of an option.
 
@@ -29,49 +29,27 @@ class Option:
     help: str
     default: Any
     default_text: str
-    is_flag: bool
-    in_request: bool
-    plugin: str | None
-    label: str
+    is_flag: bool = True
+    in_request: bool = True
+    plugin: str | None = None
+    label: str = "{}"
 
     @property
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
 
 
-def option(
-    default: Any,
-    kind: Kind,
-    help: str,
-    *,
-    default_text: str = "",
-    is_flag: bool = True,
-    in_request: bool = True,
-    plugin: str | None = None,
-    label: str = "{}",
-) -> Any:
-    """A field that declares an option; the class gives it its name."""
-    declared = {
-        "kind": kind,
-        "help": help,
-        "default": default,
-        "default_text": default_text or _text(default),
-        "is_flag": is_flag,
-        "in_request": in_request,
-        "plugin": plugin,
-        "label": label,
-    }
+def option(default: Any, kind: Kind, help: str, **others: Any) -> Any:
+    """A field that declares an :class:`Option`; the class gives it its name."""
+    default_text = f"{default:g}" if isinstance(default, float) else str(default)
+    declared = {"kind": kind, "help": help, "default_text": default_text, **others}
     return field(default=default, metadata=declared)
-
-
-def _text(default: object) -> str:
-    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def options_of(holder: type) -> dict[str, Option]:
     """The options among the fields of a dataclass, by name."""
     return {
-        item.name: Option(name=item.name, **item.metadata)
+        item.name: Option(name=item.name, default=item.default, **item.metadata)
         for item in fields(holder)
         if item.metadata
     }

@@ -2,7 +2,7 @@
 """From what a user or a client sent to checked options."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from vllm_lladav.options.kinds import OptionError, cut
 from vllm_lladav.options.option import Option
@@ -36,15 +36,8 @@ def read_server(values: Mapping[str, Any]) -> ServerOptions:
     return options
 
 
-class HasAdditionalConfig(Protocol):
-    """vLLM's ``VllmConfig``, as far as it matters here."""
-
-    @property
-    def additional_config(self) -> Any: ...
-
-
-def server_of(vllm_config: HasAdditionalConfig) -> ServerOptions:
-    """The options that travel in vLLM's own configuration, to every process."""
+def server_of(vllm_config: Any) -> ServerOptions:
+    """The options that travel in vLLM's ``VllmConfig``, to every process."""
     additional = vllm_config.additional_config
     if not isinstance(additional, dict):
         return ServerOptions()
