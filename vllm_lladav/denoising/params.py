@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from vllm_lladav.options.options import DenoisingOptions
 from vllm_lladav.pruning.params import PruningParams
@@ -108,15 +108,8 @@ class DenoisingParams(DenoisingOptions):
         )
 
 
-class Sampling(Protocol):
-    """vLLM's ``SamplingParams``, as far as they matter here."""
-
-    seed: int | None
-    extra_args: dict[str, Any] | None
-
-
-def denoising_params(sampling_params: Sampling | None) -> DenoisingParams:
-    """What the front end stored in a request's sampling parameters."""
+def denoising_params(sampling_params: Any) -> DenoisingParams:
+    """What the front end stored in a request's ``SamplingParams``."""
     assert sampling_params is not None and sampling_params.extra_args is not None
     values = sampling_params.extra_args[RESOLVED_KEY]
     params = DenoisingParams.from_values(values, sampling_params.seed)
@@ -124,6 +117,6 @@ def denoising_params(sampling_params: Sampling | None) -> DenoisingParams:
     return params
 
 
-def is_resolved(sampling_params: Sampling | None) -> bool:
+def is_resolved(sampling_params: Any) -> bool:
     """Whether the parameters passed through the front end."""
     return RESOLVED_KEY in ((sampling_params and sampling_params.extra_args) or {})

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from typing import Any
 
+from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
@@ -14,7 +15,6 @@ from vllm.v1.request import Request, RequestStatus
 from vllm_lladav.denoising.marks import FinishMark, StepReport
 from vllm_lladav.denoising.params import denoising_params
 from vllm_lladav.denoising.plan import StepPlan
-from vllm_lladav.scheduler.kv_blocks import shrink
 from vllm_lladav.scheduler.progress import Progress
 from vllm_lladav.scheduler.stats import DenoisingStats
 
@@ -31,7 +31,7 @@ class DenoisingOutput(Scheduler):
         self.num_sampled_tokens_per_step = 0
         self._progress: dict[str, Progress] = {}
         self._finish_marks: dict[str, int] = {}
-        self._stats = DenoisingStats.empty()
+        self._stats = DenoisingStats()
         self._dispatch_times: deque[float] = deque()
 
     # ------------------------------------------------------------- requests
@@ -80,7 +80,7 @@ class DenoisingOutput(Scheduler):
         does not need."""
         progress = self._progress[request_id]
         num_slots = progress.step.num_held_slots(self.block_size)
-        num_freed = shrink(self.kv_cache_manager, request_id, num_slots)
+        num_freed = _shrink(self.kv_cache_manager, request_id, num_slots)
         progress.count_returned(num_freed)
         self._stats.num_visual_tokens_pruned += num_dropped
         self._stats.num_kv_blocks_returned += num_freed
@@ -157,7 +157,7 @@ class DenoisingOutput(Scheduler):
         )
 
     def make_stats(self, *args: Any, **kwargs: Any) -> Any:
-        denoising_stats, self._stats = self._stats, DenoisingStats.empty()
+        denoising_stats, self._stats = self._stats, DenoisingStats()
         stats = super().make_stats(*args, **kwargs)
         if stats is not None:
             stats.spec_decoding_stats = denoising_stats
@@ -174,3 +174,27 @@ def _finish_status(
         return RequestStatus.FINISHED_STOPPED, None
     stops = denoising_params(request.sampling_params).stops
     return RequestStatus.FINISHED_STOPPED, stops[FinishMark.STOP_STRING - mark]
+
+
+def _shrink(manager: KVCacheManager, request_id: str, num_tokens: int) -> int:
+    """Free the blocks that a request needs no longer once it holds ``num_tokens``.
+
+    vLLM has no call for it: blocks are freed when a request ends. Without prefix
+    caching (which denoising rules out) a block has one owner and no content worth
+    keeping, so it can be handed on at once: a new owner's first write comes in a
+    later step, after the reads of the step that is under way.
+
+    Returns:
+        The number of blocks freed.
+    """
+    num_freed = 0
+    for single_type in manager.coordinator.single_type_managers:
+        blocks = single_type.req_to_blocks[request_id]
+        num_needed = -(-num_tokens // single_type.block_size)
+        tail = blocks[num_needed:]
+        if not tail:
+            continue
+        del blocks[num_needed:]
+        single_type.block_pool.free_blocks(reversed(tail))
+        num_freed += len(tail)
+    return num_freed

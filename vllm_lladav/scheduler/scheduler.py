@@ -53,8 +53,9 @@ class DenoisingScheduler(DenoisingOutput):
         self.current_step += 1
         self.kv_cache_manager.new_step_starts()
         has_cached = any(not self._step(request).is_full for request in self.running)
+        is_paused = self._pause_state == PauseState.PAUSED_ALL
         batch = Batch(
-            self._token_budget(),
+            0 if is_paused else self.max_num_scheduled_tokens,
             self.max_num_encoder_input_tokens,
             self._full_step_tokens if has_cached else 0,
         )
@@ -100,11 +101,6 @@ class DenoisingScheduler(DenoisingOutput):
             if not self._admit(request, batch):
                 return
 
-    def _token_budget(self) -> int:
-        if self._pause_state == PauseState.PAUSED_ALL:
-            return 0
-        return self.max_num_scheduled_tokens
-
     def _admit(self, request: Request, batch: Batch) -> bool:
         """Admit the first waiting request if its whole first step fits."""
         step = self._step(request)
@@ -146,14 +142,13 @@ class DenoisingScheduler(DenoisingOutput):
         images, num_covered, budget, _, duplicates = self._try_schedule_encoder_inputs(
             request, 0, step.num_rows, batch.encoder_budget
         )
-        if num_covered < step.num_rows:
-            self.encoder_cache_manager.free(request)
-            return None
-        blocks = self.kv_cache_manager.allocate_slots(
-            request,
-            step.num_held_slots(self.block_size),
-            has_scheduled_reqs=bool(self.running),
-        )
+        blocks = None
+        if num_covered == step.num_rows:
+            blocks = self.kv_cache_manager.allocate_slots(
+                request,
+                step.num_held_slots(self.block_size),
+                has_scheduled_reqs=bool(self.running),
+            )
         if blocks is None:
             self.encoder_cache_manager.free(request)
             return None
@@ -163,9 +158,7 @@ class DenoisingScheduler(DenoisingOutput):
             batch.encoder_inputs[request.request_id] = images
         self._stats.num_images += len(request.mm_features)
         self._stats.num_images_encoded += len(images)
-        self._stats.num_visual_tokens += sum(
-            feature.mm_position.length for feature in request.mm_features
-        )
+        self._stats.num_visual_tokens += step.plan.num_visual
         return self.kv_cache_manager.get_blocks(request.request_id)
 
     def _make_room(self, request: Request, batch: Batch) -> bool:

@@ -26,6 +26,7 @@ class DenoisingStats(SpecDecodingStats):
         prune_seconds: time of the prune points of one step, per request.
     """
 
+    num_spec_tokens: int = 0
     step_seconds: list[float] = field(default_factory=list)
     num_images: int = 0
     num_images_encoded: int = 0
@@ -34,7 +35,3 @@ class DenoisingStats(SpecDecodingStats):
     num_kv_blocks_returned: int = 0
     tokens_per_step: list[float] = field(default_factory=list)
     prune_seconds: list[float] = field(default_factory=list)
-
-    @classmethod
-    def empty(cls) -> "DenoisingStats":
-        return cls(num_spec_tokens=0)

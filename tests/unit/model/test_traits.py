@@ -11,7 +11,7 @@ from vllm.config import ModelConfig
 
 from vllm_lladav.denoising.traits import Traits, keep_traits, traits_of
 from vllm_lladav.model.lladav.config import LladavConfig
-from vllm_lladav.model.lladav.traits import read_traits
+from vllm_lladav.model.lladav.family import read_traits
 
 
 def model_config(tiny_checkpoint: Path, **changes: Any) -> Any:
