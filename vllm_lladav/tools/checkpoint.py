@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a checkpoint's files say without its weights: shapes, lengths, image tiling."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vllm_lladav.model.families import resolve_alias
 from vllm_lladav.model.lladav.family import LLADAV
 from vllm_lladav.model.lladav.image_modes import resolve_image_mode
 from vllm_lladav.model.shape import ModelShape, VisionShape
-
-if TYPE_CHECKING:
-    from vllm_lladav.model.lladav.anyres import AnyresGeometry
 
 VOCAB_PADDING = 64
 """vLLM rounds the rows of the token embedding and of the LM head up to a multiple."""
@@ -56,26 +53,21 @@ class Checkpoint:
         Raises:
             ValueError: for ``anyres`` with a checkpoint that does not tile images.
         """
-        from vllm_lladav.model.lladav.anyres import num_visual_tokens, tile_layout
+        from vllm_lladav.model.lladav.anyres import (
+            AnyresGeometry,
+            num_visual_tokens,
+            tile_layout,
+        )
 
-        resolved = resolve_image_mode(mode, self.uses_anyres, len(sizes))
-        tokens, num_tiles = [], 0
-        for size in sizes:
-            tokens.append(num_visual_tokens(*size, self.geometry, resolved))
-            num_tiles += 1
-            if resolved == "anyres":
-                columns, rows = tile_layout(size, self.geometry)
-                num_tiles += columns * rows
-        return tuple(tokens), num_tiles
-
-    @property
-    def geometry(self) -> "AnyresGeometry":
-        """What the tiling of ``model/lladav/anyres.py`` is told. Imports torch."""
-        from vllm_lladav.model.lladav.anyres import AnyresGeometry
-
-        return AnyresGeometry(
+        geometry = AnyresGeometry(
             self.pinpoints, self.tile_size, self.tile_grid, self.max_tiles
         )
+        resolved = resolve_image_mode(mode, self.uses_anyres, len(sizes))
+        tokens = tuple(num_visual_tokens(*size, geometry, resolved) for size in sizes)
+        num_tiles = len(sizes)
+        if resolved == "anyres":
+            num_tiles += sum(math.prod(tile_layout(size, geometry)) for size in sizes)
+        return tokens, num_tiles
 
 
 PRESETS: dict[str, Checkpoint] = {
@@ -116,7 +108,7 @@ def read_checkpoint(model: str) -> Checkpoint:
         OSError: if it is not there.
         ValueError: if it is no LLaDA-V.
     """
-    from transformers import AutoConfig
+    from transformers import AutoConfig, AutoTokenizer
 
     from vllm_lladav.model.lladav.config import LladavConfig
 
@@ -126,7 +118,9 @@ def read_checkpoint(model: str) -> Checkpoint:
     if not isinstance(config, LladavConfig):
         raise ValueError(f"{model} is no LLaDA-V checkpoint")
     LLADAV.validate(config)
-    num_tokens = _tokenizer_length(name) or config.vocab_size
+    num_tokens = config.vocab_size
+    if not Path(name).is_dir() or Path(name, "tokenizer.json").is_file():
+        num_tokens = len(AutoTokenizer.from_pretrained(name))
     vocab_rows = -(-num_tokens // VOCAB_PADDING) * VOCAB_PADDING
     return Checkpoint(
         name=model,
@@ -138,12 +132,3 @@ def read_checkpoint(model: str) -> Checkpoint:
         max_tiles=config.max_tiles,
         uses_anyres=config.uses_anyres,
     )
-
-
-def _tokenizer_length(name: str) -> int | None:
-    """Number of tokens; None for a directory without a tokenizer."""
-    from transformers import AutoTokenizer
-
-    if Path(name).is_dir() and not Path(name, "tokenizer.json").is_file():
-        return None
-    return len(AutoTokenizer.from_pretrained(name))

@@ -22,12 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    inspect_cli.add_parser(subparsers)
-    eval_cli.add_parser(subparsers)
-    capacity_cli.add_parser(subparsers)
+    for cli in (inspect_cli, eval_cli, capacity_cli):
+        cli.add_parser(subparsers)
     args = parser.parse_args(argv)
-    exit_code: int = args.run(args)
-    return exit_code
+    return args.run(args)
 
 
 if __name__ == "__main__":

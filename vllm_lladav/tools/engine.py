@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts ``vllm.LLM`` with this plugin's pruning, and reaches into it."""
 
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +32,12 @@ def start_engine(
             core and workers run in processes of their own, as in a server.
         options: of ``vllm.LLM``; ``additional_config`` replaces the one set here.
     """
-    with _environment(environment):
-        from vllm import LLM, envs
+    from vllm import LLM, envs
+    from vllm.utils.system_utils import set_env_var
 
+    with ExitStack() as stack:
+        for name, value in environment.items():
+            stack.enter_context(set_env_var(name, value))
         plugin = {ADDITIONAL_CONFIG_KEY: {"plugin": "pruning"}}
         # vLLM may have cached its environment before we changed it.
         envs.disable_envs_cache()
@@ -61,10 +64,7 @@ def engine_core(llm: "LLM") -> Any:
     Raises:
         ValueError: if it is in another process.
     """
-    try:
-        return llm.llm_engine.engine_core.engine_core  # type: ignore[attr-defined]
-    except AttributeError:
-        raise ValueError(_NOT_HERE) from None
+    return _reach(llm, "llm_engine.engine_core.engine_core")
 
 
 def denoising_state(llm: "LLM") -> Any:
@@ -73,28 +73,15 @@ def denoising_state(llm: "LLM") -> Any:
     Raises:
         ValueError: if the worker is in another process.
     """
-    try:
-        worker = engine_core(llm).model_executor.driver_worker.worker
-    except AttributeError:
-        raise ValueError(_NOT_HERE) from None
+    worker = _reach(engine_core(llm), "model_executor.driver_worker.worker")
     return worker.model_runner.model_state
 
 
-_NOT_HERE = (
-    "requests can be observed in an engine with one worker in this process "
-    "only (VLLM_ENABLE_V1_MULTIPROCESSING=0)"
-)
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+def _reach(start: Any, path: str) -> Any:
     try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        return attrgetter(path)(start)
+    except AttributeError:
+        raise ValueError(
+            "requests can be observed in an engine with one worker in this process "
+            "only (VLLM_ENABLE_V1_MULTIPROCESSING=0)"
+        ) from None

@@ -14,9 +14,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 
 from vllm_lladav.denoising.params import DenoisingParams
-from vllm_lladav.denoising.plan import Step, StepIndex, StepPlan, transfer_count
+from vllm_lladav.denoising.plan import (
+    Segment,
+    Step,
+    StepIndex,
+    StepPlan,
+    transfer_count,
+)
 from vllm_lladav.model.shape import ModelShape
-from vllm_lladav.pruning.params import PruneStage, PruningParams
+from vllm_lladav.pruning.params import PruningParams
 from vllm_lladav.pruning.policies import policy_of
 from vllm_lladav.pruning.policy import ViewShape
 
@@ -46,10 +52,6 @@ class Breakdown:
     @property
     def total(self) -> int:
         return sum(astuple(self))
-
-    def saved(self, whole: "Breakdown") -> float:
-        """The share of ``whole`` that is saved, 0 to 1."""
-        return 1 - self.total / whole.total
 
 
 @dataclass(frozen=True)
@@ -81,42 +83,41 @@ def request_flops(
     Args:
         plan: lengths, steps and pruning of the request.
         num_tiles: of all its images, the squeezed whole image of each included.
+        steps: that run, as in :func:`steps_of`.
+    """
+    decoder = (step_flops(shape, *step) for step in steps_of(plan, steps))
+    return sum(decoder, vision_flops(shape, num_tiles))
+
+
+def steps_of(
+    plan: StepPlan, steps: Iterable[StepMasks] | None = None
+) -> Iterator[tuple[Step, StepMasks]]:
+    """The steps of a request, and the masks before each.
+
+    Args:
         steps: that run, in order; by default all that are planned. A stop in the
             answer ends a request earlier, confidence decoding ends it in fewer steps.
     """
-    total = vision_flops(shape, num_tiles)
     num_visual = plan.num_visual
     for masks in planned_steps(plan.params) if steps is None else steps:
         step = plan.at(masks.index, num_visual)
-        total += step_flops(shape, step, masks)
+        yield step, masks
         num_visual = step.num_visual_after
-    return total
 
 
 def step_flops(shape: ModelShape, step: Step, masks: StepMasks) -> Breakdown:
     """Of the decoder and its head in one step."""
     head = 2 * masks.candidates * shape.hidden_size * shape.vocab_rows
     total = Breakdown(head=head)
+    width = shape.num_heads * shape.head_dim
     for segment in step.segments(shape.num_layers):
-        rows, num_layers = segment.num_rows, len(segment.layers)
+        rows = segment.num_rows * len(segment.layers)
         total += Breakdown(
-            projections=num_layers * 2 * rows * shape.layer_weights,
-            attention=num_layers * 2 * _products(shape, rows, segment.num_slots),
+            projections=2 * rows * shape.layer_weights,
+            # Queries with keys, and weights with values.
+            attention=2 * 2 * rows * segment.num_slots * width,
+            scores=_score_flops(shape, step.plan.params.pruning, segment, masks),
         )
-        if segment.stage is None:
-            continue
-        pruning = step.plan.params.pruning
-        assert pruning is not None
-        for layer in segment.layers:
-            total += _score_flops(
-                shape,
-                pruning,
-                segment.stage,
-                layer,
-                segment.num_slots,
-                segment.num_visual,
-                masks,
-            )
     return total
 
 
@@ -163,30 +164,23 @@ def vision_flops(shape: ModelShape, num_tiles: int) -> Breakdown:
     return Breakdown(vision=2 * num_tiles * vision.tile_tokens * (tower + projector))
 
 
-def _products(shape: ModelShape, rows: int, columns: int) -> int:
-    """Queries of ``rows`` tokens with the keys of ``columns`` tokens, all heads."""
-    return 2 * rows * columns * shape.num_heads * shape.head_dim
-
-
 def _score_flops(
     shape: ModelShape,
-    pruning: PruningParams,
-    stage: PruneStage,
-    layer: int,
-    length: int,
-    num_visual: int,
+    pruning: PruningParams | None,
+    segment: Segment,
     masks: StepMasks,
-) -> Breakdown:
-    """Of what a policy computes after a layer."""
-    policy = policy_of(pruning.policy)
-    if not policy.observes(layer, stage.layer):
-        return Breakdown()
+) -> int:
+    """Of what a policy computes after the layers of a segment that it observes."""
+    if pruning is None or segment.stage is None:
+        return 0
+    policy, length = policy_of(pruning.policy), segment.num_slots
     seen = ViewShape(
         rows={"all": length, "answer": masks.canvas, "last": 1}[pruning.queries],
         length=length,
-        num_visual=num_visual,
+        num_visual=segment.num_visual,
         num_heads=shape.num_heads,
         num_kv_heads=shape.num_kv_heads,
         head_dim=shape.head_dim,
     )
-    return Breakdown(scores=policy.flops(seen))
+    observed = [policy.observes(layer, segment.stage.layer) for layer in segment.layers]
+    return sum(observed) * policy.flops(seen)

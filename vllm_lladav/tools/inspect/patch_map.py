@@ -15,6 +15,7 @@ its features are interpolated between the at most 2x2 patches around the middle.
 """
 
 import math
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -26,7 +27,6 @@ from vllm_lladav.model.lladav.anyres import (
     select_best_resolution,
     tile_layout,
     unpad_margins,
-    unpadded_grid,
 )
 from vllm_lladav.model.lladav.image_modes import ImageMode
 
@@ -71,11 +71,13 @@ def map_visual_tokens(
         ValueError: if the picture cannot be tiled.
     """
     check_size(size)
+    width, height = size
     if mode == "anyres":
-        rows, columns = _tile_lines(size, geometry)
-        overview = _grid("overview", *_squeezed_lines(size, geometry))
-        return overview + _grid("tiles", rows, columns, with_newlines=True)
-    square = _grid("overview", *_square_lines(size, geometry))
+        tiles = _grid("tiles", *_tile_lines(size, geometry), with_newlines=True)
+        rows, columns = (_tile_0(geometry, side, side) for side in (height, width))
+        return _grid("overview", rows, columns) + tiles
+    rows, columns = (_tile_0(geometry, side, max(size)) for side in (height, width))
+    square = _grid("overview", rows, columns)
     if mode == "pad_stacked":
         return square
     newline = VisualToken("overview", geometry.tile_grid, 0, True, None)
@@ -86,60 +88,35 @@ def _grid(
     view: View, rows: np.ndarray, columns: np.ndarray, with_newlines: bool = False
 ) -> tuple[VisualToken, ...]:
     """Tokens between lines (``[rows + 1]``, ``[columns + 1]``), row by row."""
-    num_columns = len(columns) - 1
-    # Plain floats: numpy's are slow one by one.
-    ys, xs = rows.tolist(), columns.tolist()
     tokens = []
-    for row in range(len(ys) - 1):
-        for column in range(num_columns):
-            box = Box(xs[column], ys[row], xs[column + 1], ys[row + 1])
-            is_empty = box.x0 >= box.x1 or box.y0 >= box.y1
-            tokens.append(
-                VisualToken(view, row, column, False, None if is_empty else box)
-            )
+    # Plain floats: numpy's are slow one by one.
+    for row, (y0, y1) in enumerate(pairwise(rows.tolist())):
+        for column, (x0, x1) in enumerate(pairwise(columns.tolist())):
+            box = Box(x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+            tokens.append(VisualToken(view, row, column, False, box))
         if with_newlines:
-            tokens.append(VisualToken(view, row, num_columns, True, None))
+            tokens.append(VisualToken(view, row, len(columns) - 1, True, None))
     return tuple(tokens)
 
 
-def _squeezed_lines(
-    size: tuple[int, int], geometry: AnyresGeometry
-) -> tuple[np.ndarray, np.ndarray]:
-    """Tile 0: (rows, columns), each ``[tile_grid + 1]``, in picture pixels."""
-    lines = _patch_lines(1, geometry) / geometry.tile_size
-    width, height = size
-    return lines * height, lines * width
-
-
-def _square_lines(
-    size: tuple[int, int], geometry: AnyresGeometry
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same where the picture is centred on a square."""
-    side = max(size)
-    lines = _patch_lines(1, geometry) * (side / geometry.tile_size)
-    width, height = size
-    return (
-        np.clip(lines - (side - height) // 2, 0, height),
-        np.clip(lines - (side - width) // 2, 0, width),
-    )
+def _tile_0(geometry: AnyresGeometry, length: int, side: int) -> np.ndarray:
+    """Along an axis, ``[tile_grid + 1]``, picture pixels: the picture, ``length`` long,
+    is in the middle of ``side`` pixels, which are squeezed to one tile."""
+    lines = _patch_lines(1, geometry) * side / geometry.tile_size
+    return _to_picture(lines, side, length, length)
 
 
 def _tile_lines(
     size: tuple[int, int], geometry: AnyresGeometry
 ) -> tuple[np.ndarray, np.ndarray]:
     """The joined tile grid: (rows ``[r + 1]``, columns ``[c + 1]``)."""
-    num_columns, num_rows = tile_layout(size, geometry)
-    side = geometry.tile_grid
-    cut_rows, cut_columns = unpad_margins(size, (num_rows * side, num_columns * side))
-    unpadded, final = unpadded_grid(size, geometry), final_grid(size, geometry)
+    columns, rows = (_patch_lines(n, geometry) for n in tile_layout(size, geometry))
+    cut_rows, cut_columns = unpad_margins(size, (len(rows) - 1, len(columns) - 1))
+    num_rows, num_columns = final_grid(size, geometry)
+    rows = _kept_lines(rows, cut_rows, num_rows)
+    columns = _kept_lines(columns, cut_columns, num_columns)
     canvas = select_best_resolution(size, geometry.pinpoints)
     fitted = fitted_size(size, canvas)
-    rows = _kept_lines(
-        _patch_lines(num_rows, geometry), cut_rows, unpadded[0], final[0]
-    )
-    columns = _kept_lines(
-        _patch_lines(num_columns, geometry), cut_columns, unpadded[1], final[1]
-    )
     return (
         _to_picture(rows, canvas[1], fitted[1], size[1]),
         _to_picture(columns, canvas[0], fitted[0], size[0]),
@@ -155,24 +132,26 @@ def _patch_lines(num_tiles: int, geometry: AnyresGeometry) -> np.ndarray:
     return np.append(starts.ravel(), num_tiles * geometry.tile_size).astype(float)
 
 
-def _kept_lines(lines: np.ndarray, cut: int, whole: int, shrunk: int) -> np.ndarray:
-    """Without the ``cut`` first cells; ``whole`` cells are left, and shrunk to
-    ``shrunk`` of equal width: ``[shrunk + 1]``."""
-    wanted = cut + np.arange(shrunk + 1) * (whole / shrunk)
-    return np.interp(wanted, np.arange(len(lines)), lines)
+def _kept_lines(lines: np.ndarray, cut: int, num_cells: int) -> np.ndarray:
+    """Without ``cut`` cells on each side; the others are shrunk to ``num_cells`` of
+    equal width: ``[num_cells + 1]``."""
+    last = len(lines) - 1
+    wanted = np.linspace(cut, last - cut, num_cells + 1)
+    return np.interp(wanted, np.arange(last + 1), lines)
 
 
 def _to_picture(lines: np.ndarray, canvas: int, fitted: int, length: int) -> np.ndarray:
     """Canvas pixels to picture pixels along one axis: the picture, ``length`` long,
     takes ``fitted`` pixels in the middle of the canvas."""
     offset = (canvas - fitted) // 2
-    return np.clip((lines - offset) * (length / fitted), 0, length)
+    return np.clip((lines - offset) * length / fitted, 0, length)
 
 
 def fitted_size(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
     """Size of the picture on its canvas, as ``anyres.fit_and_pad`` resizes it."""
     (width, height), (canvas_width, canvas_height) = size, canvas
-    scale_width, scale_height = canvas_width / width, canvas_height / height
-    if scale_width < scale_height:
-        return canvas_width, min(math.ceil(height * scale_width), canvas_height)
-    return min(math.ceil(width * scale_height), canvas_width), canvas_height
+    scale = min(canvas_width / width, canvas_height / height)
+    return (
+        min(math.ceil(width * scale), canvas_width),
+        min(math.ceil(height * scale), canvas_height),
+    )
