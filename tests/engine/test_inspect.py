@@ -28,7 +28,7 @@ def test_scores_and_kept_tokens_are_the_recorded_ones(engine, golden_cases, name
         prune_queries=case.prune.queries,
     )
     (image,) = found.images
-    assert (image.size, image.mode) == ((700, 500), "anyres")
+    assert (image.picture.size, image.mode) == ((700, 500), "anyres")
     expected = case.tensors
     assert np.flatnonzero(image.kept).tolist() == list(expected["prune_kept_visual"])
     np.testing.assert_allclose(image.scores, expected["prune_score"], rtol=1e-3)

@@ -24,7 +24,6 @@ from vllm_lladav.tools.inspect.result import (
     Inspection,
     StageReport,
     follow_stages,
-    split_by_image,
 )
 
 PINPOINTS = tuple((384 * a, 384 * b) for a in range(1, 7) for b in range(1, 7))
@@ -45,11 +44,11 @@ def inspected(size, mode="anyres", kept=None, scores=None) -> ImageInspection:
 
 def test_dropped_patches_are_dimmed_and_kept_ones_untouched():
     image = inspected((480, 300))
-    size = panel_size(image.size)
+    size = panel_size(image.picture.size)
     assert size == (480, 300)  # So that nothing is resampled.
     pixels = np.asarray(image.picture)
     for view in ("overview", "tiles"):
-        index = token_index(image.tokens, view, image.size, size)
+        index = token_index(image.tokens, view, image.picture.size, size)
         drawn = dim_dropped(pixels, index, image.kept)
         for number, token in enumerate(image.tokens):
             if token.view != view or token.box is None:
@@ -193,10 +192,3 @@ def test_later_stages_count_what_is_left():
 def test_without_stages_all_is_kept():
     scores, kept = follow_stages(3, [])
     assert np.isnan(scores).all() and kept.all()
-
-
-def test_split_by_image():
-    parts = split_by_image(np.arange(5), [2, 3])
-    assert [part.tolist() for part in parts] == [[0, 1], [2, 3, 4]]
-    with pytest.raises(AssertionError):
-        split_by_image(np.arange(5), [2, 2])

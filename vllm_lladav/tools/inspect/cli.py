@@ -58,11 +58,7 @@ def add_parser(subparsers: Any) -> None:
         help="how images are tiled (default: as the checkpoint and the number of "
         "images say)",
     )
-    _add_request_arguments(parser)
-
-
-def _add_request_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is not given is as in a server without flags."""
+    # What is not given of the request is as in a server without flags.
     group = parser.add_argument_group("request")
     add_flags(group, REQUEST_OPTIONS.values())
     group.add_argument("--seed", type=int, help="of what is random")
@@ -99,13 +95,7 @@ def run(args: argparse.Namespace) -> int:
         draw(inspection).save(args.output)
     except (OSError, ValueError, VLLMClientError) as error:
         return _complain(error)
-    for stage in inspection.stages:
-        print(
-            f"step {stage.step}, layer {stage.layer}: kept {stage.num_kept} of "
-            f"{stage.num_seen} visual tokens"
-        )
-    if not inspection.stages:
-        print("nothing was pruned")
+    print(*inspection.describe_stages(), sep="\n")
     print(f"answer: {inspection.answer}")
     print(f"drawn: {args.output}")
     return 0

@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from vllm_lladav.tools.inspect.patch_map import VIEWS, View, VisualToken
 from vllm_lladav.tools.inspect.result import ImageInspection, Inspection
@@ -41,44 +41,37 @@ that it also reads without colour vision."""
 
 def draw(inspection: Inspection) -> Image.Image:
     """A picture of all images of an inspection, below each other, with the cuts."""
-    lines = [
-        f"step {stage.step}, layer {stage.layer}: {stage.num_kept} of "
-        f"{stage.num_seen} visual tokens kept"
-        for stage in inspection.stages
-    ]
-    blocks = [_text(lines or ["nothing was pruned"])]
+    blocks = [_text(*inspection.describe_stages())]
     for number, image in enumerate(inspection.images, start=1):
         blocks.append(draw_image(image, f"image {number}"))
-    return _framed(_below(blocks))
+    return ImageOps.expand(_below(blocks), MARGIN, PAPER)
 
 
 def draw_image(image: ImageInspection, title: str = "image") -> Image.Image:
     """A picture of one image: a header, and a row of panels per view."""
-    width, height = image.size
+    width, height = image.picture.size
     header = (
         f"{title}: {width}x{height} pixels, {image.mode}, {int(image.kept.sum())} of "
         f"{len(image.kept)} visual tokens kept"
     )
-    blocks = [_text([header])]
-    for view in VIEWS:
-        if any(token.view == view for token in image.tokens):
-            blocks.append(_draw_view(image, view))
-    return _below(blocks)
+    shown = {token.view for token in image.tokens}
+    views = [_draw_view(image, view) for view in VIEWS if view in shown]
+    return _below([_text(header), *views])
 
 
 def _draw_view(image: ImageInspection, view: View) -> Image.Image:
-    size = panel_size(image.size)
-    index = token_index(image.tokens, view, image.size, size)
+    size = panel_size(image.picture.size)
+    index = token_index(image.tokens, view, image.picture.size, size)
     picture = image.picture.resize(size, Image.Resampling.BICUBIC)
     left = _below(
         [
-            _text([_kept_caption(image, view)]),
+            _text(_kept_caption(image, view)),
             Image.fromarray(dim_dropped(np.asarray(picture), index, image.kept)),
         ]
     )
     right = _below(
         [
-            _text([f"{view}: scores, coloured by rank"]),
+            _text(f"{view}: scores, coloured by rank"),
             Image.fromarray(heat_map(index, image.scores)),
             _legend(image.scores),
         ]
@@ -89,21 +82,14 @@ def _draw_view(image: ImageInspection, view: View) -> Image.Image:
 def _kept_caption(image: ImageInspection, view: View) -> str:
     """Such as ``tiles: kept 300 of 1026 patches, 2 of 38 newlines``."""
     kinds: dict[str, list[bool]] = {
-        "patches": [],
-        "patches of padding": [],
-        "newlines": [],
+        name: [] for name in ("patches", "patches of padding", "newlines")
     }
     for token, kept in zip(image.tokens, image.kept, strict=True):
         if token.view == view:
-            kinds[_kind(token)].append(bool(kept))
+            patch = "patches of padding" if token.box is None else "patches"
+            kinds["newlines" if token.is_newline else patch].append(bool(kept))
     parts = [f"{sum(k)} of {len(k)} {name}" for name, k in kinds.items() if k]
     return f"{view}: kept {', '.join(parts)}"
-
-
-def _kind(token: VisualToken) -> str:
-    if token.is_newline:
-        return "newlines"
-    return "patches of padding" if token.box is None else "patches"
 
 
 # --- pixels ---------------------------------------------------------------------
@@ -192,10 +178,9 @@ def ramp(values: np.ndarray) -> np.ndarray:
 # --- layout ---------------------------------------------------------------------
 
 
-def _text(lines: Sequence[str]) -> Image.Image:
+def _text(*lines: str) -> Image.Image:
     font = ImageFont.load_default(FONT_SIZE)
-    ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    width = max(math.ceil(ruler.textlength(line, font=font)) for line in lines)
+    width = max(math.ceil(font.getlength(line)) for line in lines)
     label = Image.new("RGB", (width, LINE_HEIGHT * len(lines)), PAPER)
     pen = ImageDraw.Draw(label)
     for number, line in enumerate(lines):
@@ -207,11 +192,10 @@ def _legend(scores: np.ndarray) -> Image.Image:
     """The ramp from the lowest to the highest score."""
     found = scores[np.isfinite(scores)]
     if not len(found):
-        return _text(["no scores"])
+        return _text("no scores")
     width, height = LEGEND
     bar = Image.fromarray(ramp(np.linspace(0, 1, width))[None]).resize((width, height))
-    lowest, highest = _text([f"{found.min():.3g}"]), _text([f"{found.max():.3g}"])
-    return _beside([lowest, bar, highest])
+    return _beside([_text(f"{found.min():.3g}"), bar, _text(f"{found.max():.3g}")])
 
 
 def _below(blocks: Sequence[Image.Image]) -> Image.Image:
@@ -233,11 +217,3 @@ def _beside(blocks: Sequence[Image.Image]) -> Image.Image:
         row.paste(block, (left, 0))
         left += block.width + MARGIN
     return row
-
-
-def _framed(block: Image.Image) -> Image.Image:
-    framed = Image.new(
-        "RGB", (block.width + 2 * MARGIN, block.height + 2 * MARGIN), PAPER
-    )
-    framed.paste(block, (MARGIN, MARGIN))
-    return framed

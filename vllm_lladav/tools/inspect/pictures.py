@@ -14,12 +14,12 @@ def read_picture(image: Image.Image | str | Path) -> Image.Image:
         ValueError: if it is no image that Pillow reads.
         OSError: if there is no such file.
     """
-    if not isinstance(image, Image.Image):
-        data = Path(image).read_bytes()
-        try:
-            return Image.open(BytesIO(data)).convert("RGB")
-        except UnidentifiedImageError:
-            raise ValueError(f"{image} is no image that Pillow can read") from None
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{image} cannot be read: {error}") from error
-    return image.convert("RGB")
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    data = Path(image).read_bytes()
+    try:
+        return Image.open(BytesIO(data)).convert("RGB")
+    except UnidentifiedImageError:
+        raise ValueError(f"{image} is no image that Pillow can read") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{image} cannot be read: {error}") from error

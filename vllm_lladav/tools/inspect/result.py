@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an inspection found: which visual tokens were kept, and their scores."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,11 +46,6 @@ class ImageInspection:
     scores: np.ndarray
     kept: np.ndarray
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) in pixels."""
-        return self.picture.size
-
 
 @dataclass(frozen=True)
 class Inspection:
@@ -65,6 +60,14 @@ class Inspection:
     answer: str
     images: tuple[ImageInspection, ...]
     stages: tuple[StageReport, ...]
+
+    def describe_stages(self) -> list[str]:
+        """A line for every stage, for people."""
+        return [
+            f"step {stage.step}, layer {stage.layer}: kept {stage.num_kept} of "
+            f"{stage.num_seen} visual tokens"
+            for stage in self.stages
+        ] or ["nothing was pruned"]
 
 
 def follow_stages(
@@ -88,9 +91,3 @@ def follow_stages(
     kept = np.zeros(num_visual, bool)
     kept[left] = True
     return scores, kept
-
-
-def split_by_image(values: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
-    """Split ``[sum(lengths)]`` into an array for each image, of these lengths."""
-    assert len(values) == sum(lengths), (len(values), lengths)
-    return np.split(values, np.cumsum(lengths)[:-1])

@@ -3,20 +3,22 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
+from vllm_lladav.model.lladav.image_modes import ImageMode
 from vllm_lladav.tools.engine import denoising_state, running_engine
-from vllm_lladav.tools.inspect.patch_map import map_visual_tokens
+from vllm_lladav.tools.inspect.patch_map import VisualToken, map_visual_tokens
 from vllm_lladav.tools.inspect.pictures import read_picture
 from vllm_lladav.tools.inspect.result import (
     ImageInspection,
     Inspection,
     StageReport,
     follow_stages,
-    split_by_image,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +58,22 @@ def inspect_pruning(
         raise ValueError("at least one image is needed")
     pictures = [read_picture(image) for image in images]
     with _running(model) as llm:
-        return _inspect(llm, pictures, prompt, image_mode, seed, options)
+        mode, tokens = _map(llm, pictures, image_mode)
+        with _observed(llm) as stages:
+            answer = _ask(llm, pictures, prompt, mode, seed, options)
+    arrays = [(s.scores.float().cpu().numpy(), s.kept.cpu().numpy()) for s in stages]
+    *ends, num_visual = np.cumsum([len(image) for image in tokens])
+    scores, kept = (np.split(v, ends) for v in follow_stages(num_visual, arrays))
+    return Inspection(
+        answer=answer,
+        images=tuple(
+            map(ImageInspection, pictures, repeat(mode), tokens, scores, kept)
+        ),
+        stages=tuple(
+            StageReport(s.stage.step, s.stage.layer, len(s.scores), len(s.kept))
+            for s in stages
+        ),
+    )
 
 
 def _running(model: "str | Path | LLM") -> "AbstractContextManager[LLM]":
@@ -67,14 +84,10 @@ def _running(model: "str | Path | LLM") -> "AbstractContextManager[LLM]":
     return running_engine(model, max_num_seqs=1, enforce_eager=True)
 
 
-def _inspect(
-    llm: "LLM",
-    pictures: list[Image.Image],
-    prompt: str,
-    image_mode: str,
-    seed: int | None,
-    options: dict[str, Any],
-) -> Inspection:
+def _map(
+    llm: "LLM", pictures: list[Image.Image], image_mode: str
+) -> tuple[ImageMode, list[tuple[VisualToken, ...]]]:
+    """How the engine tiles pictures, and the visual tokens of each."""
     from vllm_lladav.model.lladav.processing import ImageOptions
     from vllm_lladav.model.lladav.vision import geometry_from_config
 
@@ -84,36 +97,7 @@ def _inspect(
     kwargs = {**server_kwargs, "image_mode": image_mode}
     mode = ImageOptions.from_kwargs(kwargs).resolve_mode(config, len(pictures))
     geometry = geometry_from_config(config)
-    tokens = [map_visual_tokens(p.size, geometry, mode) for p in pictures]
-
-    with _observed(llm) as stages:
-        answer = _ask(llm, pictures, prompt, mode, seed, options)
-
-    lengths = [len(image) for image in tokens]
-    arrays = [
-        (stage.scores.float().cpu().numpy(), stage.kept.cpu().numpy())
-        for stage in stages
-    ]
-    scores, kept = follow_stages(sum(lengths), arrays)
-    return Inspection(
-        answer=answer,
-        images=tuple(
-            ImageInspection(picture, mode, picture_tokens, its_scores, its_kept)
-            for picture, picture_tokens, its_scores, its_kept in zip(
-                pictures,
-                tokens,
-                split_by_image(scores, lengths),
-                split_by_image(kept, lengths),
-                strict=True,
-            )
-        ),
-        stages=tuple(
-            StageReport(
-                stage.stage.step, stage.stage.layer, len(stage.scores), len(stage.kept)
-            )
-            for stage in stages
-        ),
-    )
+    return mode, [map_visual_tokens(p.size, geometry, mode) for p in pictures]
 
 
 def _ask(
@@ -131,12 +115,9 @@ def _ask(
     messages: list[Any] = [
         {"role": "user", "content": [*content, {"type": "text", "text": prompt}]}
     ]
+    # Without max_tokens the canvas is as long as gen_length says.
     sampling = SamplingParams(
-        # None: the canvas is as long as gen_length says.
-        max_tokens=None,
-        temperature=0.0,
-        seed=seed,
-        extra_args=options,
+        max_tokens=None, temperature=0.0, seed=seed, extra_args=options
     )
     (output,) = llm.chat(
         messages, sampling, use_tqdm=False, mm_processor_kwargs={"image_mode": mode}
@@ -151,11 +132,8 @@ def _observed(llm: "LLM") -> Iterator[list["Pruned"]]:
     if llm.llm_engine.has_unfinished_requests():
         raise ValueError("the engine must be idle to inspect a request")
     stages: list[Pruned] = []
-
-    def observe(_: str, pruned: "Pruned") -> None:
-        stages.append(pruned)
-
-    before, state.on_pruned = state.on_pruned, observe
+    before = state.on_pruned
+    state.on_pruned = lambda _, pruned: stages.append(pruned)
     try:
         yield stages
     finally:
