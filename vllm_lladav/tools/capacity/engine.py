@@ -7,8 +7,10 @@ need not be whole.
 
 from dataclasses import dataclass
 
-from vllm_lladav.model.shape import ModelShape, VisionShape
-from vllm_lladav.options.options import ServerOptions
+from vllm_lladav.model.shape import ModelShape
+from vllm_lladav.options.kinds import Integer
+from vllm_lladav.options.options import SERVER_OPTIONS, ServerOptions
+from vllm_lladav.tools.capacity.machine import SHARE
 
 LOGITS_TILE_BYTES = 32 << 20
 """Bytes of float32 logits that exist at once: as in ``worker/predictor.py``, which a
@@ -53,16 +55,11 @@ class Engine:
             *("max_batched_tokens", "max_seqs", "dtype_bytes"),
             *("tensor_parallel", "block_size"),
         ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
-        if self.full_step_tokens < 0:
-            raise ValueError(
-                f"full_step_tokens must be at least 0: {self.full_step_tokens}"
-            )
-        if not 0 < self.memory_share <= 1:
-            raise ValueError(
-                f"memory_share must be above 0 and at most 1: {self.memory_share:g}"
-            )
+            Integer().check(name, getattr(self, name))
+        SERVER_OPTIONS["full_step_tokens"].kind.check(
+            "full_step_tokens", self.full_step_tokens
+        )
+        SHARE.check("memory_share", self.memory_share)
         if self.shape.num_heads % self.tensor_parallel:
             raise ValueError(
                 f"tensor_parallel must divide the {self.shape.num_heads} heads: "
@@ -84,15 +81,18 @@ class Engine:
 
     @property
     def tower_bytes(self) -> float:
-        """Bytes of vision tower and projector on a rank. The tower is split between the
+        """Bytes of vision tower and projector on a rank. The tower (q, k, v, out and
+        MLP of every layer, embeddings of patches and positions) is split between the
         ranks, the projector is not."""
         vision = self.shape.vision
         if vision is None:
             return 0
         width, hidden = vision.hidden_size, self.shape.hidden_size
-        tower = _tower_weights(vision) / self.tensor_parallel
+        layer = 4 * width**2 + 2 * width * vision.intermediate_size
+        embeddings = (vision.patch_values + vision.tile_tokens) * width
+        tower = vision.num_layers * layer + embeddings
         projector = width * hidden + (vision.projector_depth - 1) * hidden**2
-        return (tower + projector) * self.dtype_bytes
+        return (tower / self.tensor_parallel + projector) * self.dtype_bytes
 
     @property
     def weight_bytes(self) -> float:
@@ -125,7 +125,7 @@ class Engine:
         That is a step with all tokens of the budget: input embeddings, residual and
         normed input, and the wider of attention (q, k, v, output) and MLP (gate, up,
         product); or a forward pass of the vision tower over as many tiles as it
-        takes, if that is more.
+        takes, beside the input embeddings, if that is more.
         """
         shape = self.shape
         queries = shape.num_heads * shape.head_dim
@@ -133,25 +133,11 @@ class Engine:
         inner = max(2 * queries + 2 * keys, 3 * shape.intermediate_size)
         per_token = 3 * shape.hidden_size + inner / self.tensor_parallel
         decoder = self.max_batched_tokens * per_token
-        return max(decoder, self._tower_activations) * self.dtype_bytes
-
-    @property
-    def _tower_activations(self) -> float:
-        """Elements, not bytes, at the peak of the vision tower's forward pass, the
-        decoder's input buffer included."""
-        vision = self.shape.vision
+        vision = shape.vision
         if vision is None:
-            return 0
+            return decoder * self.dtype_bytes
         inner = max(4 * vision.hidden_size, 2 * vision.intermediate_size)
         per_token = 3 * vision.hidden_size + inner / self.tensor_parallel
         tower = TILES_PER_FORWARD * vision.tile_tokens * per_token
-        return tower + self.max_batched_tokens * self.shape.hidden_size
-
-
-def _tower_weights(vision: VisionShape) -> int:
-    """Elements of the vision tower's matrices: q, k, v, out and MLP of every layer, and
-    the embeddings of patches and positions."""
-    width = vision.hidden_size
-    layer = 4 * width**2 + 2 * width * vision.intermediate_size
-    embeddings = (vision.patch_values + vision.tile_tokens) * width
-    return vision.num_layers * layer + embeddings
+        tower += self.max_batched_tokens * shape.hidden_size
+        return max(decoder, tower) * self.dtype_bytes
