@@ -19,8 +19,6 @@ SMALL = ModelShape(
 )
 make_plan = partial(request.make_plan, num_layers=SMALL.num_layers)
 
-make_plan = partial(request.make_plan, num_layers=SMALL.num_layers)
-
 
 def make_engine(**changes: int) -> Engine:
     engine = Engine(SMALL, max_batched_tokens=10_000, block_size=4, full_step_tokens=0)

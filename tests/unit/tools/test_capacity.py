@@ -8,7 +8,6 @@ import pytest
 
 from tests.unit.tools.capacity_cases import SMALL, make_engine, make_plan
 from vllm_lladav.tools.capacity.engine import LOGITS_TILE_BYTES, Engine
-from vllm_lladav.tools.capacity.load import Load, RequestLoad
 from vllm_lladav.tools.capacity.machine import Machine
 from vllm_lladav.tools.capacity.model import (
     CONCURRENCY,
@@ -18,7 +17,7 @@ from vllm_lladav.tools.capacity.model import (
     num_admissible,
 )
 from vllm_lladav.tools.capacity.request import Images
-from vllm_lladav.tools.capacity.step import step_parts
+from vllm_lladav.tools.capacity.step import Load, RequestLoad, step_parts
 from vllm_lladav.tools.checkpoint import PRESETS
 
 EIGHT = PRESETS["8b"]
@@ -81,10 +80,11 @@ def test_a_step_by_hand():
         attended=6,
         candidates=2,
         requests=1,
+        full=1,
+        blocks=2,
     )
     second = replace(first, head=2 * 1 * 8 * 100, candidates=1)
     assert load.steps == (first, second)
-    assert load.held == (6, 6)
 
     parts = {p.name: p for p in step_parts(ROUND, make_engine(), first)}
     # 5e8 operations and 5e5 bytes a second; 2 bytes a number.
@@ -157,7 +157,8 @@ def test_kv_memory_by_hand():
     )
     capacity = Capacity(replace(ROUND, memory=memory), engine, plan)
     # 48 tokens, then 18.
-    assert (capacity.first_blocks, capacity.later_blocks) == (12, 5)
+    load = capacity.load
+    assert (load.steps[0].blocks, load.later.blocks) == (12, 5)
     assert capacity.pool_blocks == 24
     assert capacity.limits[KV_MEMORY] == 3  # 12 / 5 = 2.4, and one more.
     # 48 tokens in the step, then 18 each: 52 / 18 = 2.9, and one more.
@@ -188,7 +189,7 @@ def test_full_steps_take_turns():
     machine = replace(ROUND, overhead=1.0, bandwidth=1e15, peak=1e15)
     engine = make_engine(full_step_tokens=100)
     capacity = Capacity(machine, engine, plan, concurrency=20)
-    assert sum(capacity.load.is_full) == 4
+    assert sum(step.full for step in capacity.load.steps) == 4
     assert capacity.active_limit == 8
     assert capacity.requests_per_second(4) == pytest.approx(4 / 16, rel=1e-6)
     assert capacity.requests_per_second(20) == pytest.approx(8 / 16, rel=1e-6)

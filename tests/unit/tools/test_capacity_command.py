@@ -108,8 +108,8 @@ def test_json(capsys):
         (["--machine", "peak"], "'peak' is not name=value; names are memory, peak"),
         (["--machine", "speed=1"], "'speed=1' is not name=value"),
         (["--machine", "peak=fast"], "peak must be a number: 'fast'"),
-        (["--gpu", "h100", "--machine", "peak=-3"], "peak must be above 0: -3"),
-        (["--gpu", "h100", "--machine", "peak=inf"], "peak must be above 0: inf"),
+        (["--gpu", "h100", "--machine", "peak=-3"], "peak must be above 0; got -3.0"),
+        (["--gpu", "h100", "--machine", "peak=inf"], "peak must be a finite number"),
         (["--gpu", "h100", "--machine", "share=60"], "share must be above 0 and at mo"),
         (["--gpu", "h100", "--machine", "overhead=-1"], "overhead must be at least 0"),
         (["--gpu", "h100", "--dtype-bytes", "4"], "is that of bfloat16"),
@@ -124,16 +124,15 @@ def test_json(capsys):
         (["--gpu", "h100", "--block-length", "32", "--steps", "7"], "steps must be a"),
         (["--gpu", "h100", "--prune-rate", "1"], "prune_rate must be at least 0 (off)"),
         (["--gpu", "h100", "--prune-layer", "33"], "prune_layer must be at most 32"),
-        (["--gpu", "h100", "--concurrency", "0"], "concurrency must be at least 1: 0"),
+        (
+            ["--gpu", "h100", "--concurrency", "0"],
+            "concurrency must be an integer of at least 1; got 0",
+        ),
         (["--gpu", "h100", "--tensor-parallel-size", "3"], "must divide the 32 heads"),
         (["--gpu", "h100", "--model", "/no/such"], "/no/such"),
         (
             ["--machine", "memory=80,peak=1,bandwidth=1", "--tensor-parallel-size=2"],
-            "several ranks need --machine link=",
-        ),
-        (
-            ["--gpu", "h100", "--image", "9x9", "--visual-tokens", "3"],
-            "give sizes of images or visual tokens, not both",
+            "machine: link must be given for several ranks",
         ),
     ],
 )
@@ -143,6 +142,13 @@ def test_bad_values(capsys, flags, message):
     assert captured.out == ""
     assert captured.err.startswith("vllm-lladav capacity: error: ")
     assert message in captured.err
+
+
+def test_images_or_their_tokens(capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main(["capacity", "--image", "9x9", "--visual-tokens", "3"])
+    assert end.value.code == 2
+    assert "--visual-tokens: not allowed with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from tests.unit.tools.capacity_cases import SMALL, make_engine, make_plan
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.options.options import CACHES
 from vllm_lladav.tools.capacity.engine import LOGITS_TILE_BYTES
-from vllm_lladav.tools.capacity.load import Load, RequestLoad
 from vllm_lladav.tools.capacity.machine import GPUS, Machine, describe, parse_machine
 from vllm_lladav.tools.capacity.model import (
     ENOUGH,
@@ -21,7 +20,13 @@ from vllm_lladav.tools.capacity.model import (
     num_admissible,
 )
 from vllm_lladav.tools.capacity.request import Images
-from vllm_lladav.tools.capacity.step import mean_parts, seconds_of, step_parts
+from vllm_lladav.tools.capacity.step import (
+    Load,
+    RequestLoad,
+    mean_parts,
+    seconds_of,
+    step_parts,
+)
 from vllm_lladav.tools.flops import request_flops
 
 SLACK = 1e-6
@@ -75,10 +80,11 @@ def test_steps_add_up_to_the_request(plan: StepPlan, block_size: int):
     found = (total.projections, total.attention, total.head, total.scores)
     expected = (whole.projections, whole.attention, whole.head, whole.scores)
     assert found == pytest.approx(expected)
-    assert total.requests == len(load.steps) == len(load.held)
-    assert list(load.held) == sorted(load.held, reverse=True)
-    for step, held in zip(load.steps, load.held, strict=True):
-        assert 0 < step.rows <= step.scheduled <= held
+    assert total.requests == len(load.steps)
+    blocks = [step.blocks for step in load.steps]
+    assert blocks == sorted(blocks, reverse=True)
+    for step in load.steps:
+        assert 0 < step.rows <= step.scheduled <= step.blocks * block_size
         assert step.rows <= step.attended
 
 
@@ -124,7 +130,7 @@ def test_a_burst_waits_no_less_than_a_mix(plan: StepPlan, machine: Machine, coun
     capacity = Capacity(machine, engine, plan)
     num_steps = len(capacity.load.steps)
     mixed = count / capacity.requests_per_second(count)
-    tile = engine.head_bytes / machine.reached_bandwidth
+    tile = engine.head_bytes / (machine.bandwidth * machine.bandwidth_share)
     assert capacity.burst_seconds(count) >= mixed * (1 - SLACK) - num_steps * tile
 
 
@@ -180,7 +186,7 @@ def test_requests_fit(plan: StepPlan, machine: Machine, pool: float):
     needed = pool + engine.weight_bytes + engine.activation_bytes + LOGITS_TILE_BYTES
     capacity = Capacity(replace(machine, memory=needed / 0.92), engine, plan)
     count = capacity.limits[KV_MEMORY]
-    first, later = capacity.first_blocks, capacity.later_blocks
+    first, later = capacity.load.steps[0].blocks, capacity.load.later.blocks
     assert later <= first
     if count:
         assert first + (count - 1) * later <= capacity.pool_blocks + 1e-6

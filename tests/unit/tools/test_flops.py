@@ -405,11 +405,9 @@ def test_shape_of_a_checkpoint(tiny_checkpoint: Path, decoder: Decoder):
     )
 
 
-def test_saved():
+def test_total():
     whole = Breakdown(projections=60, attention=20, head=10, vision=10)
     assert whole.total == 100
-    assert Breakdown(projections=20, head=5).saved(whole) == 0.75
-    assert whole.saved(whole) == 0
 
 
 @pytest.mark.parametrize("changes", [{}, {"confidence_threshold": 0.9}], ids=str)

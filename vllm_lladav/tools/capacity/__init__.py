@@ -2,6 +2,6 @@
 """``vllm-lladav capacity``: what a machine serves, computed before there is one.
 
 Pure arithmetic from the shapes of model and request and a machine's figures;
-``docs/capacity.md`` has the formulas. Only :mod:`.checkpoint` and :mod:`.request` load
-torch or transformers, and only to read a config or to tile an image.
+``docs/capacity.md`` has the formulas. torch and transformers are loaded only to read a
+config or to tile an image.
 """

@@ -21,7 +21,7 @@ from vllm_lladav.tools.capacity.machine import (
 )
 from vllm_lladav.tools.capacity.model import Capacity, DoesNotFit
 from vllm_lladav.tools.capacity.report import to_text, to_values
-from vllm_lladav.tools.capacity.request import images_of, make_plan
+from vllm_lladav.tools.capacity.request import Images, make_plan
 from vllm_lladav.tools.checkpoint import PRESETS, Checkpoint, read_checkpoint
 
 USAGE_ERROR = 2
@@ -68,25 +68,26 @@ def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--gpu", choices=GPUS, help="figures of its data sheet, dense bfloat16"
     )
-    defaults = {
-        field.name: field.default / UNITS[field.name]
+    assumed = ", ".join(
+        f"{field.name}={field.default / UNITS[field.name]:g}"
         for field in fields(Machine)
         if isinstance(field.default, float)
-    }
+    )
     group.add_argument(
         "--machine",
+        default="",
         metavar="NAME=VALUE,...",
         help="a rank's figures, instead of --gpu or of some of its: memory (GB), peak "
         "(TFLOP/s), bandwidth (GB/s), share and bandwidth_share of these that are "
         "reached, overhead of a step and request_overhead of each request in it (ms), "
-        "link to other ranks (GB/s, one direction). Assumed unless given: "
-        + ", ".join(f"{name}={value:g}" for name, value in defaults.items()),
+        f"link to other ranks (GB/s, one direction). Assumed unless given: {assumed}",
     )
 
 
 def _add_request_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("request")
-    group.add_argument(
+    images = group.add_mutually_exclusive_group()
+    images.add_argument(
         "--image",
         action="append",
         default=[],
@@ -94,14 +95,14 @@ def _add_request_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WIDTHxHEIGHT",
         help="pixels; may be repeated",
     )
+    images.add_argument(
+        "--visual-tokens", type=int, metavar="N", help="instead of --image"
+    )
     group.add_argument(
         "--image-mode",
         choices=IMAGE_MODE_CHOICES,
         default="auto",
         help="how images are tiled (default: as the checkpoint and their number say)",
-    )
-    group.add_argument(
-        "--visual-tokens", type=int, metavar="N", help="instead of --image"
     )
     group.add_argument(
         "--text-tokens",
@@ -165,14 +166,12 @@ def _size(text: str) -> tuple[int, int]:
 def run(args: argparse.Namespace) -> int:
     """Exit code: 0; 1 if no request fits; 2 for what is wrong in the arguments."""
     try:
-        machine = _machine(args)
         checkpoint = read_checkpoint(args.model) if args.model else PRESETS[args.preset]
-        capacity = _capacity(args, machine, checkpoint)
+        capacity = _capacity(args, checkpoint)
         values = to_values(capacity)
-    except DoesNotFit as error:
-        return _complain(error, 1)
     except (OSError, ValueError) as error:
-        return _complain(error, USAGE_ERROR)
+        print(f"vllm-lladav capacity: error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, DoesNotFit) else USAGE_ERROR
     if args.json:
         print(json.dumps({"model": checkpoint.name, **values}, indent=1))
     else:
@@ -181,30 +180,30 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _machine(args: argparse.Namespace) -> Machine:
-    if args.gpu is None and args.machine is None:
+    if not args.gpu and not args.machine:
         raise ValueError("name a machine with --gpu or --machine")
-    text = args.machine or ""
-    if args.gpu and args.dtype_bytes != GPU_DTYPE_BYTES and "peak=" not in text:
+    is_known = args.dtype_bytes == GPU_DTYPE_BYTES or "peak=" in args.machine
+    if args.gpu and not is_known:
         raise ValueError(
             f"the peak of --gpu {args.gpu} is that of bfloat16: give --machine peak=..."
             " for --dtype-bytes 4"
         )
-    machine = parse_machine(text, GPUS.get(args.gpu))
-    if args.tensor_parallel_size > 1 and machine.link is None:
-        raise ValueError("several ranks need --machine link=...")
-    return machine
+    return parse_machine(args.machine, GPUS.get(args.gpu))
 
 
-def _capacity(
-    args: argparse.Namespace, machine: Machine, checkpoint: Checkpoint
-) -> Capacity:
-    images = images_of(checkpoint, args.image, args.image_mode, args.visual_tokens)
-    plan = make_plan(
-        images,
-        args.text_tokens,
-        checkpoint.shape.num_layers,
-        **given_flags(args, _OPTIONS),
-    )
+def _images(args: argparse.Namespace, checkpoint: Checkpoint) -> Images:
+    if args.visual_tokens is None:
+        return Images(*checkpoint.visual(args.image, args.image_mode))
+    visual_tokens = max(args.visual_tokens, 0)
+    # In as many tiles as that takes.
+    return Images((visual_tokens,), -(-visual_tokens // checkpoint.tile_grid**2))
+
+
+def _capacity(args: argparse.Namespace, checkpoint: Checkpoint) -> Capacity:
+    machine = _machine(args)
+    images = _images(args, checkpoint)
+    num_layers, options = checkpoint.shape.num_layers, given_flags(args, _OPTIONS)
+    plan = make_plan(images, args.text_tokens, num_layers, **options)
     budget = args.max_num_batched_tokens
     engine = Engine(
         shape=checkpoint.shape,
@@ -224,8 +223,3 @@ def _title(args: argparse.Namespace, checkpoint: Checkpoint) -> str:
     ranks = args.tensor_parallel_size
     where = machine if ranks == 1 else f"{ranks} ranks of {machine}"
     return f"{checkpoint.name} on {where}, computed, not measured"
-
-
-def _complain(error: Exception, exit_code: int) -> int:
-    print(f"vllm-lladav capacity: error: {error}", file=sys.stderr)
-    return exit_code

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from vllm_lladav.model.shape import ModelShape
 from vllm_lladav.options.kinds import Integer
-from vllm_lladav.options.options import SERVER_OPTIONS, ServerOptions
+from vllm_lladav.options.options import ServerOptions
 from vllm_lladav.tools.capacity.machine import SHARE
 
 LOGITS_TILE_BYTES = 32 << 20
@@ -56,9 +56,7 @@ class Engine:
             *("tensor_parallel", "block_size"),
         ):
             Integer().check(name, getattr(self, name))
-        SERVER_OPTIONS["full_step_tokens"].kind.check(
-            "full_step_tokens", self.full_step_tokens
-        )
+        Integer(least=0).check("full_step_tokens", self.full_step_tokens)
         SHARE.check("memory_share", self.memory_share)
         if self.shape.num_heads % self.tensor_parallel:
             raise ValueError(

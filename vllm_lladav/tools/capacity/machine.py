@@ -62,16 +62,6 @@ class Machine:
             if value is not None:
                 _KINDS[name].check(f"machine: {name}", value / UNITS[name])
 
-    @property
-    def reached_flops(self) -> float:
-        """Floating-point operations per second of large matrix products."""
-        return self.peak * self.share
-
-    @property
-    def reached_bandwidth(self) -> float:
-        """Bytes per second that reading or writing memory reaches."""
-        return self.bandwidth * self.bandwidth_share
-
 
 GPUS: Mapping[str, Machine] = {
     "h100": Machine(80e9, 989.4e12, 3350e9, link=450e9),

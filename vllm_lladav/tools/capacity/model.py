@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.options.kinds import Integer
 from vllm_lladav.tools.capacity.engine import LOGITS_TILE_BYTES, Engine
-from vllm_lladav.tools.capacity.load import Load, RequestLoad
 from vllm_lladav.tools.capacity.machine import Machine
 from vllm_lladav.tools.capacity.step import (
     Part,
+    RequestLoad,
     mean_parts,
     seconds_by_bound,
     seconds_of,
@@ -68,20 +69,13 @@ def binomial(count: int, share: float) -> list[tuple[float, float]]:
     """
     if share in (0, 1):
         return [(round(count * share), 1.0)]
-    ways = math.lgamma(count + 1)
-    found: list[tuple[float, float]] = [
-        (
-            successes,
-            math.exp(
-                ways
-                - math.lgamma(successes + 1)
-                - math.lgamma(count - successes + 1)
-                + successes * math.log(share)
-                + (count - successes) * math.log1p(-share)
-            ),
-        )
-        for successes in range(count + 1)
-    ]
+    found = []
+    for successes in range(count + 1):
+        failures = count - successes
+        ways = math.lgamma(count + 1)
+        ways -= math.lgamma(successes + 1) + math.lgamma(failures + 1)
+        log_weight = successes * math.log(share) + failures * math.log1p(-share)
+        found.append((successes, math.exp(ways + log_weight)))
     return [(successes, weight) for successes, weight in found if weight > RARE]
 
 
@@ -105,8 +99,8 @@ class Capacity:
     concurrency: int | None = None
 
     def __post_init__(self) -> None:
-        if self.concurrency is not None and self.concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1: {self.concurrency}")
+        if self.concurrency is not None:
+            Integer().check("concurrency", self.concurrency)
 
     @cached_property
     def load(self) -> RequestLoad:
@@ -135,23 +129,6 @@ class Capacity:
         return max(int(self.pool_bytes // self.engine.block_bytes) - 1, 0)
 
     @property
-    def first_blocks(self) -> int:
-        """KV blocks that must be free for a request to be admitted."""
-        return self._blocks[0]
-
-    @property
-    def later_blocks(self) -> float:
-        """KV blocks that a request holds after its first step: their mean over the
-        later steps, which may prune, too."""
-        later = self._blocks[1:] or self._blocks
-        return sum(later) / len(later)
-
-    @cached_property
-    def _blocks(self) -> tuple[int, ...]:
-        """KV blocks that a request holds as each of its steps starts."""
-        return tuple(-(-held // self.engine.block_size) for held in self.load.held)
-
-    @property
     def embeds_bytes(self) -> float:
         """Bytes of a request's prompt embeddings after its first step. They are outside
         of vLLM's share of the memory."""
@@ -163,15 +140,12 @@ class Capacity:
     @cached_property
     def limits(self) -> dict[str, int]:
         """Most requests at once, by the name of what admits no more."""
-        engine, steps = self.engine, self.load.steps
-        later = Load.mean(list(steps[1:] or steps))
+        engine, first, later = self.engine, self.load.steps[0], self.load.later
         outside = self.machine.memory * (1 - engine.memory_share)
         limits = {
-            KV_MEMORY: num_admissible(
-                self.pool_blocks, self.first_blocks, self.later_blocks
-            ),
+            KV_MEMORY: num_admissible(self.pool_blocks, first.blocks, later.blocks),
             TOKEN_BUDGET: num_admissible(
-                engine.max_batched_tokens, steps[0].scheduled, later.scheduled
+                engine.max_batched_tokens, first.scheduled, later.scheduled
             ),
             MAX_SEQS: engine.max_seqs // self.plan.params.num_sequences,
         }
@@ -200,19 +174,19 @@ class Capacity:
         return count
 
     def _why_none(self) -> str:
+        engine, first = self.engine, self.load.steps[0]
         if self.limit == KV_MEMORY:
-            engine = self.engine
             return (
                 f"no request fits into the memory: vLLM's share is "
                 f"{self.machine.memory * engine.memory_share / 1e9:.1f} GB, weights "
                 f"take {engine.weight_bytes / 1e9:.1f}, the largest step "
                 f"{engine.activation_bytes / 1e9:.1f}, and the KV blocks of one "
-                f"request {self.first_blocks * engine.block_bytes / 1e9:.1f}"
+                f"request {first.blocks * engine.block_bytes / 1e9:.1f}"
             )
         if self.limit == TOKEN_BUDGET:
             return (
-                f"the token budget ({self.engine.max_batched_tokens}) is smaller than "
-                f"a request's first step ({self.load.steps[0].scheduled:.0f} tokens)"
+                f"the token budget ({engine.max_batched_tokens}) is smaller than "
+                f"a request's first step ({first.scheduled:.0f} tokens)"
             )
         return f"no request fits: {self.limit}"
 
@@ -248,16 +222,13 @@ class Capacity:
             counts = [(active * share, 1.0)]
         else:
             counts = binomial(num_requests, share)
-        return mean_parts(
-            (
-                weight,
-                step_parts(
-                    self.machine,
-                    self.engine,
-                    full.times(count) + cached.times(active - count),
-                ),
-            )
+        batches = (
+            (weight, full.times(count) + cached.times(active - count))
             for count, weight in counts
+        )
+        return mean_parts(
+            (weight, step_parts(self.machine, self.engine, batch))
+            for weight, batch in batches
         )
 
     def requests_per_second(self, num_requests: int) -> float:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The printed tables and the JSON of ``vllm-lladav capacity``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from vllm_lladav.tools.capacity.engine import LOGITS_TILE_BYTES
-from vllm_lladav.tools.capacity.machine import UNITS
+from vllm_lladav.tools.capacity.machine import describe
 from vllm_lladav.tools.capacity.model import (
     CONCURRENCY,
     ENOUGH,
@@ -22,6 +22,7 @@ Rows = Sequence[Sequence[str]]
 def to_values(capacity: Capacity) -> dict[str, Any]:
     """The content of ``--json``: bytes, seconds, floating-point operations."""
     engine, count = capacity.engine, capacity.requests
+    first, later = capacity.load.steps[0], capacity.load.later
     parts = capacity.parts(count)
     seconds, num_steps = seconds_of(parts), len(capacity.load.steps)
     per_second = capacity.requests_per_second(count)
@@ -42,10 +43,10 @@ def to_values(capacity: Capacity) -> dict[str, Any]:
             "logits_tile": LOGITS_TILE_BYTES,
             "kv_pool": capacity.pool_bytes,
             "kv_blocks": capacity.pool_blocks,
-            "request_kv_first": capacity.first_blocks * engine.block_bytes,
-            "request_kv_later": capacity.later_blocks * engine.block_bytes,
-            "request_kv_blocks_first": capacity.first_blocks,
-            "request_kv_blocks_later": capacity.later_blocks,
+            "request_kv_first": first.blocks * engine.block_bytes,
+            "request_kv_later": later.blocks * engine.block_bytes,
+            "request_kv_blocks_first": first.blocks,
+            "request_kv_blocks_later": later.blocks,
             "request_embeds": capacity.embeds_bytes,
         },
         "limits": capacity.limits,
@@ -99,26 +100,19 @@ def to_text(capacity: Capacity, title: str) -> str:
 
 
 def _memory_rows(memory: Mapping[str, Any], max_batched_tokens: int) -> Rows:
-    return [
-        ["weights", _gb(memory["weights"]), ""],
-        [
-            "largest step",
-            _gb(memory["activations"] + memory["logits_tile"]),
-            f"{max_batched_tokens} tokens, estimated",
-        ],
-        ["KV blocks", _gb(memory["kv_pool"]), f"{memory['kv_blocks']} blocks"],
-        [
-            "a request's KV, to be admitted",
-            _gb(memory["request_kv_first"]),
-            f"{memory['request_kv_blocks_first']} blocks",
-        ],
-        [
-            "a request's KV, after its first step",
-            _gb(memory["request_kv_later"]),
-            f"{memory['request_kv_blocks_later']:g} blocks",
-        ],
-        ["a request's prompt embeddings", _gb(memory["request_embeds"]), ""],
+    largest_step = memory["activations"] + memory["logits_tile"]
+    first, later = memory["request_kv_first"], memory["request_kv_later"]
+    first_blocks = f"{memory['request_kv_blocks_first']} blocks"
+    later_blocks = f"{memory['request_kv_blocks_later']:g} blocks"
+    rows = [
+        ("weights", memory["weights"], ""),
+        ("largest step", largest_step, f"{max_batched_tokens} tokens, estimated"),
+        ("KV blocks", memory["kv_pool"], f"{memory['kv_blocks']} blocks"),
+        ("a request's KV, to be admitted", first, first_blocks),
+        ("a request's KV, after its first step", later, later_blocks),
+        ("a request's prompt embeddings", memory["request_embeds"], ""),
     ]
+    return [(name, f"{size / 1e9:.3f} GB", note) for name, size, note in rows]
 
 
 def _part_rows(step: Mapping[str, Any]) -> Rows:
@@ -136,29 +130,24 @@ def _part_rows(step: Mapping[str, Any]) -> Rows:
 
 
 def _rate_rows(values: Mapping[str, Any]) -> Rows:
-    rates = {
-        "steps per second": f"{values['steps_per_second']:.2f}",
-        "steps of requests per second": f"{values['request_steps_per_second']:.1f}",
-        "requests per second": f"{values['requests_per_second']:.3f}",
-        "canvas tokens per second": f"{values['canvas_tokens_per_second']:.1f}",
-        "seconds of a request": f"{values['request_seconds']:.2f}",
-        "seconds of a request alone": f"{values['request_seconds_alone']:.2f}",
-    }
-    return [[name, text, ""] for name, text in rates.items()]
+    rates = [
+        ("steps per second", "steps_per_second", ".2f"),
+        ("steps of requests per second", "request_steps_per_second", ".1f"),
+        ("requests per second", "requests_per_second", ".3f"),
+        ("canvas tokens per second", "canvas_tokens_per_second", ".1f"),
+        ("seconds of a request", "request_seconds", ".2f"),
+        ("seconds of a request alone", "request_seconds_alone", ".2f"),
+    ]
+    return [(name, format(values[key], form), "") for name, key, form in rates]
 
 
 def _describe(capacity: Capacity) -> list[str]:
     plan, params = capacity.plan, capacity.plan.params
     kept = plan.first.num_visual_after
-    num_full = sum(capacity.load.is_full)
+    num_full = sum(load.full for load in capacity.load.steps)
     pruned = f", {kept} after pruning" if kept < plan.num_visual else ""
-    machine = ", ".join(
-        f"{name} {value / UNITS[name]:g}"
-        for name, value in asdict(capacity.machine).items()
-        if value is not None
-    )
     return [
-        f"machine: {machine}",
+        f"machine: {describe(capacity.machine)}",
         f"request: {plan.prompt_len - plan.num_visual} text and {plan.num_visual} "
         f"visual tokens{pruned}; a canvas of {params.gen_length} in blocks of "
         f"{params.block_length}",
@@ -179,30 +168,17 @@ def _describe_active(capacity: Capacity) -> str:
 
 
 def _describe_bound(capacity: Capacity) -> str:
-    bound, gain = capacity.bound, capacity.gain_of_more
+    bound, change, gain = capacity.bound, "twice the requests", capacity.gain_of_more
     if bound == FULL_STEPS:
-        gain = capacity.gain_of_no_turns
-        more = f"without it requests would be served {1 + gain:.2f} times as fast"
-        return f"{bound}: {more}"
-    more = f"twice the requests would be served {1 + gain:.2f} times as fast"
-    if capacity.limit == CONCURRENCY and gain > MORE_WOULD_HELP:
-        return f"{bound}, with this few requests: {more}"
-    return f"{bound}: {more}"
+        change, gain = "without it requests", capacity.gain_of_no_turns
+    elif capacity.limit == CONCURRENCY and gain > MORE_WOULD_HELP:
+        bound += ", with this few requests"
+    return f"{bound}: {change} would be served {1 + gain:.2f} times as fast"
 
 
-def _gb(value: float) -> str:
-    return f"{value / 1e9:.3f} GB"
-
-
-def _table(rows: Rows) -> list[str]:
+def _table(rows: Rows) -> Iterator[str]:
     """Aligned lines; the first and the last column are text, the others numbers."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    last = len(widths) - 1
-    return [
-        "  "
-        + "  ".join(
-            text.ljust(width) if number in (0, last) else text.rjust(width)
-            for number, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    for name, *numbers, note in rows:
+        aligned = map(str.rjust, numbers, widths[1:])
+        yield "  " + "  ".join([name.ljust(widths[0]), *aligned, note]).rstrip()

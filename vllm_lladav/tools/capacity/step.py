@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a step takes: the slower of arithmetic and memory, part by part."""
+"""What the steps of a request ask of a machine, and how long they take: the slower of
+arithmetic and memory, part by part."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
+from typing import Self
 
+from vllm_lladav.denoising.plan import Step, StepPlan
+from vllm_lladav.model.shape import ModelShape
 from vllm_lladav.tools.capacity.engine import Engine
-from vllm_lladav.tools.capacity.load import Load
 from vllm_lladav.tools.capacity.machine import Machine
+from vllm_lladav.tools.flops import StepMasks, step_flops, steps_of, vision_flops
 
 # What a part can wait for.
 ARITHMETIC = "arithmetic"
@@ -25,6 +29,108 @@ PARTS = (
 
 LOGITS_BYTES = 3 * 4
 """Bytes moved for each logit: a float32, written once and read twice."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one step of one request, or of a batch of requests, asks for. Loads add up,
+    and may be means: nothing is a whole number.
+
+    Attributes:
+        projections, attention, head, scores, vision: floating-point operations.
+        rows: tokens that are computed, a mean over the layers.
+        scheduled: the same before any are pruned: what the token budget counts.
+        attended: tokens whose K/V are read, a mean over the layers.
+        candidates: rows of logits.
+        requests: that take part.
+        full: of these, those at a step that computes all tokens.
+        blocks: KV blocks that they hold as the step starts.
+        encoding: requests whose images go through the vision tower.
+    """
+
+    projections: float = 0
+    attention: float = 0
+    head: float = 0
+    scores: float = 0
+    vision: float = 0
+    rows: float = 0
+    scheduled: float = 0
+    attended: float = 0
+    candidates: float = 0
+    requests: float = 0
+    full: float = 0
+    blocks: float = 0
+    encoding: float = 0
+
+    def __add__(self, other: "Load") -> "Load":
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Load(*(mine + theirs for mine, theirs in pairs))
+
+    def times(self, count: float) -> "Load":
+        """The load of a batch that is ``count`` times as large."""
+        return Load(*(count * value for value in astuple(self)))
+
+    @classmethod
+    def mean(cls, loads: "Sequence[Load]") -> "Load":
+        """The mean of at least one load."""
+        figures = zip(*map(astuple, loads), strict=True)
+        return cls(*(sum(values) / len(loads) for values in figures))
+
+
+@dataclass(frozen=True)
+class RequestLoad:
+    """All steps of a request.
+
+    Attributes:
+        steps: in order, with the vision tower in the first one.
+    """
+
+    steps: tuple[Load, ...]
+
+    @classmethod
+    def of(
+        cls, shape: ModelShape, plan: StepPlan, num_tiles: int, block_size: int
+    ) -> Self:
+        """The steps of a request that no stop ends.
+
+        Args:
+            num_tiles: image tiles of all images together.
+            block_size: KV slots of a KV block.
+        """
+        loads = [_load(shape, *step, block_size) for step in steps_of(plan)]
+        vision = vision_flops(shape, num_tiles).total
+        loads[0] += Load(vision=vision, encoding=bool(num_tiles))
+        return cls(tuple(loads))
+
+    @property
+    def later(self) -> Load:
+        """The mean of the steps after the first one, or that one if it is the last."""
+        return Load.mean(self.steps[1:] or self.steps)
+
+    def kind(self, is_full: bool) -> tuple[float, Load]:
+        """The share of the steps that are full, or are not, and their mean."""
+        chosen = [load for load in self.steps if load.full == is_full]
+        if not chosen:
+            return 0.0, Load()
+        return len(chosen) / len(self.steps), Load.mean(chosen)
+
+
+def _load(shape: ModelShape, step: Step, masks: StepMasks, block_size: int) -> Load:
+    """The decoder's and the head's in one step."""
+    rows = attended = 0
+    for segment in step.segments(shape.num_layers):
+        rows += segment.num_rows * len(segment.layers)
+        attended += segment.num_slots * len(segment.layers)
+    return Load(
+        **asdict(step_flops(shape, step, masks)),
+        rows=rows / shape.num_layers,
+        scheduled=step.num_rows,
+        attended=step.plan.params.num_sequences * attended / shape.num_layers,
+        candidates=masks.candidates,
+        requests=1,
+        full=step.is_full,
+        blocks=-(-step.num_held_slots(block_size) // block_size),
+    )
 
 
 @dataclass(frozen=True)
@@ -56,35 +162,27 @@ def step_parts(machine: Machine, engine: Engine, load: Load) -> tuple[Part, ...]
     kv_bytes = (load.attended + load.rows) * engine.kv_token_bytes
     tiles = -(-load.candidates // engine.logits_tile_rows)
     head_bytes = tiles * engine.head_bytes
-    logits_bytes = (
-        load.candidates
-        * engine.shape.vocab_rows
-        * LOGITS_BYTES
-        / engine.tensor_parallel
-    )
+    logits = load.candidates * engine.shape.vocab_rows / engine.tensor_parallel
+    logits_bytes = logits * LOGITS_BYTES
     head_bound = WEIGHTS if head_bytes > logits_bytes else LOGITS
     # Those of one step go through together.
     vision_bytes = min(load.encoding, 1) * engine.tower_bytes
 
     def part(name: str, flops: float, moved: float, memory_bound: str) -> Part:
-        arithmetic = flops / engine.tensor_parallel / machine.reached_flops
-        memory = moved / machine.reached_bandwidth
+        arithmetic = flops / engine.tensor_parallel / (machine.peak * machine.share)
+        memory = moved / (machine.bandwidth * machine.bandwidth_share)
         bound = ARITHMETIC if arithmetic >= memory else memory_bound
         return Part(name, max(arithmetic, memory), bound, flops, moved)
 
-    vision = part("vision", load.vision, vision_bytes, WEIGHTS)
+    overhead = machine.overhead + load.requests * machine.request_overhead
     parts = [
         part("projections", load.projections, engine.decoder_bytes, WEIGHTS),
         part("attention", load.attention, kv_bytes, KV),
         part("head", load.head, head_bytes + logits_bytes, head_bound),
         part("scores", load.scores, 0, ARITHMETIC),
-        Part("vision", vision.seconds, VISION, vision.flops, vision.bytes),
+        replace(part("vision", load.vision, vision_bytes, VISION), bound=VISION),
         _communication(machine, engine, load),
-        Part(
-            "overhead",
-            machine.overhead + load.requests * machine.request_overhead,
-            OVERHEAD,
-        ),
+        Part("overhead", overhead, OVERHEAD),
     ]
     return tuple(part for part in parts if part.seconds)
 
@@ -103,9 +201,7 @@ def _communication(machine: Machine, engine: Engine, load: Load) -> Part:
     return Part("communication", seconds, LINK, bytes=sent)
 
 
-def mean_parts(
-    cases: Iterable[tuple[float, Iterable[Part]]],
-) -> tuple[Part, ...]:
+def mean_parts(cases: Iterable[tuple[float, Iterable[Part]]]) -> tuple[Part, ...]:
     """The parts of a mean step, in the order of :data:`PARTS`.
 
     Args:

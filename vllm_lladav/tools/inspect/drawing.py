@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The drawing of an inspection: what was kept, and the scores.
 
-Needs Pillow and numpy only.
-
 Every image gets one row per view (overview, tiles). On the left is the picture, dimmed
 where patches were dropped or where no patch looks; on the right are the scores.
 
@@ -13,6 +11,7 @@ linear scale all others would look the same.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -41,10 +40,12 @@ that it also reads without colour vision."""
 
 def draw(inspection: Inspection) -> Image.Image:
     """A picture of all images of an inspection, below each other, with the cuts."""
-    blocks = [_text(*inspection.describe_stages())]
-    for number, image in enumerate(inspection.images, start=1):
-        blocks.append(draw_image(image, f"image {number}"))
-    return ImageOps.expand(_below(blocks), MARGIN, PAPER)
+    images = [
+        draw_image(image, f"image {number}")
+        for number, image in enumerate(inspection.images, start=1)
+    ]
+    drawing = _below(_text(*inspection.describe_stages()), *images)
+    return ImageOps.expand(drawing, MARGIN, PAPER)
 
 
 def draw_image(image: ImageInspection, title: str = "image") -> Image.Image:
@@ -56,7 +57,7 @@ def draw_image(image: ImageInspection, title: str = "image") -> Image.Image:
     )
     shown = {token.view for token in image.tokens}
     views = [_draw_view(image, view) for view in VIEWS if view in shown]
-    return _below([_text(header), *views])
+    return _below(_text(header), *views)
 
 
 def _draw_view(image: ImageInspection, view: View) -> Image.Image:
@@ -64,19 +65,15 @@ def _draw_view(image: ImageInspection, view: View) -> Image.Image:
     index = token_index(image.tokens, view, image.picture.size, size)
     picture = image.picture.resize(size, Image.Resampling.BICUBIC)
     left = _below(
-        [
-            _text(_kept_caption(image, view)),
-            Image.fromarray(dim_dropped(np.asarray(picture), index, image.kept)),
-        ]
+        _text(_kept_caption(image, view)),
+        Image.fromarray(dim_dropped(np.asarray(picture), index, image.kept)),
     )
     right = _below(
-        [
-            _text(f"{view}: scores, coloured by rank"),
-            Image.fromarray(heat_map(index, image.scores)),
-            _legend(image.scores),
-        ]
+        _text(f"{view}: scores, coloured by rank"),
+        Image.fromarray(heat_map(index, image.scores)),
+        _legend(image.scores),
     )
-    return _beside([left, right])
+    return _beside(left, right)
 
 
 def _kept_caption(image: ImageInspection, view: View) -> str:
@@ -117,21 +114,15 @@ def token_index(
         ``[drawn height, drawn width]``, int: index into ``tokens``; -1 where no
         patch of the view looks.
     """
-    scale_x, scale_y = drawn[0] / size[0], drawn[1] / size[1]
-    index = np.full((drawn[1], drawn[0]), -1)
+    scale = drawn[0] / size[0], drawn[1] / size[1]
+    index = np.full(drawn[::-1], -1)
     for number, token in enumerate(tokens):
-        if token.view != view or token.box is None:
-            continue
-        x0, x1 = _pixels(token.box.x0, token.box.x1, scale_x)
-        y0, y1 = _pixels(token.box.y0, token.box.y1, scale_y)
-        index[y0:y1, x0:x1] = number
+        if token.view == view and token.box is not None:
+            middles = np.array(token.box) * (*scale, *scale) - 0.5
+            # A line that is meant to hit a middle must not miss it by a rounding error.
+            x0, y0, x1, y1 = np.ceil(middles - 1e-6).astype(int)
+            index[y0:y1, x0:x1] = number
     return index
-
-
-def _pixels(start: float, end: float, scale: float) -> tuple[int, int]:
-    """Drawn pixels whose middle is in ``[start, end)`` of the original."""
-    # A line that is meant to hit a middle must not miss it by a rounding error.
-    return math.ceil(start * scale - 0.5 - 1e-6), math.ceil(end * scale - 0.5 - 1e-6)
 
 
 def dim_dropped(pixels: np.ndarray, index: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -195,25 +186,20 @@ def _legend(scores: np.ndarray) -> Image.Image:
         return _text("no scores")
     width, height = LEGEND
     bar = Image.fromarray(ramp(np.linspace(0, 1, width))[None]).resize((width, height))
-    return _beside([_text(f"{found.min():.3g}"), bar, _text(f"{found.max():.3g}")])
+    return _beside(_text(f"{found.min():.3g}"), bar, _text(f"{found.max():.3g}"))
 
 
-def _below(blocks: Sequence[Image.Image]) -> Image.Image:
-    gap = MARGIN // 2
-    height = sum(block.height + gap for block in blocks) - gap
-    column = Image.new("RGB", (max(block.width for block in blocks), height), PAPER)
-    top = 0
+def _joined(*blocks: Image.Image, axis: int, gap: int) -> Image.Image:
+    """Blocks beside (axis 0) or below (axis 1) each other."""
+    size = [max(sides) for sides in zip(*(block.size for block in blocks), strict=True)]
+    size[axis] = sum(block.size[axis] + gap for block in blocks) - gap
+    joined = Image.new("RGB", (size[0], size[1]), PAPER)
+    corner = [0, 0]
     for block in blocks:
-        column.paste(block, (0, top))
-        top += block.height + gap
-    return column
+        joined.paste(block, (corner[0], corner[1]))
+        corner[axis] += block.size[axis] + gap
+    return joined
 
 
-def _beside(blocks: Sequence[Image.Image]) -> Image.Image:
-    width = sum(block.width + MARGIN for block in blocks) - MARGIN
-    row = Image.new("RGB", (width, max(block.height for block in blocks)), PAPER)
-    left = 0
-    for block in blocks:
-        row.paste(block, (left, 0))
-        left += block.width + MARGIN
-    return row
+_beside = partial(_joined, axis=0, gap=MARGIN)
+_below = partial(_joined, axis=1, gap=MARGIN // 2)
