@@ -19,7 +19,7 @@ from vllm_lladav.tools.inspect.drawing import (
     token_index,
 )
 from vllm_lladav.tools.inspect.patch_map import Box, VisualToken, map_visual_tokens
-from vllm_lladav.tools.inspect.result import (
+from vllm_lladav.tools.inspect.run import (
     ImageInspection,
     Inspection,
     StageReport,

@@ -12,19 +12,11 @@ from vllm_lladav.options.flags import add_flags, given_flags
 from vllm_lladav.options.options import REQUEST_OPTIONS, SERVER_OPTIONS
 from vllm_lladav.options.rules import CONFIDENCE
 from vllm_lladav.tools.capacity.engine import Engine
-from vllm_lladav.tools.capacity.machine import (
-    GPU_DTYPE_BYTES,
-    GPUS,
-    UNITS,
-    Machine,
-    parse_machine,
-)
+from vllm_lladav.tools.capacity.machine import GPUS, UNITS, Machine, parse_machine
 from vllm_lladav.tools.capacity.model import Capacity, DoesNotFit
 from vllm_lladav.tools.capacity.report import to_text, to_values
 from vllm_lladav.tools.capacity.request import Images, make_plan
 from vllm_lladav.tools.checkpoint import PRESETS, Checkpoint, read_checkpoint
-
-USAGE_ERROR = 2
 
 _OPTIONS = {
     name: option
@@ -166,12 +158,13 @@ def _size(text: str) -> tuple[int, int]:
 def run(args: argparse.Namespace) -> int:
     """Exit code: 0; 1 if no request fits; 2 for what is wrong in the arguments."""
     try:
+        machine = _machine(args)
         checkpoint = read_checkpoint(args.model) if args.model else PRESETS[args.preset]
-        capacity = _capacity(args, checkpoint)
+        capacity = _capacity(args, machine, checkpoint)
         values = to_values(capacity)
     except (OSError, ValueError) as error:
         print(f"vllm-lladav capacity: error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, DoesNotFit) else USAGE_ERROR
+        return 1 if isinstance(error, DoesNotFit) else 2
     if args.json:
         print(json.dumps({"model": checkpoint.name, **values}, indent=1))
     else:
@@ -182,8 +175,7 @@ def run(args: argparse.Namespace) -> int:
 def _machine(args: argparse.Namespace) -> Machine:
     if not args.gpu and not args.machine:
         raise ValueError("name a machine with --gpu or --machine")
-    is_known = args.dtype_bytes == GPU_DTYPE_BYTES or "peak=" in args.machine
-    if args.gpu and not is_known:
+    if args.gpu and args.dtype_bytes != 2 and "peak=" not in args.machine:
         raise ValueError(
             f"the peak of --gpu {args.gpu} is that of bfloat16: give --machine peak=..."
             " for --dtype-bytes 4"
@@ -199,8 +191,9 @@ def _images(args: argparse.Namespace, checkpoint: Checkpoint) -> Images:
     return Images((visual_tokens,), -(-visual_tokens // checkpoint.tile_grid**2))
 
 
-def _capacity(args: argparse.Namespace, checkpoint: Checkpoint) -> Capacity:
-    machine = _machine(args)
+def _capacity(
+    args: argparse.Namespace, machine: Machine, checkpoint: Checkpoint
+) -> Capacity:
     images = _images(args, checkpoint)
     num_layers, options = checkpoint.shape.num_layers, given_flags(args, _OPTIONS)
     plan = make_plan(images, args.text_tokens, num_layers, **options)
@@ -219,7 +212,6 @@ def _capacity(args: argparse.Namespace, checkpoint: Checkpoint) -> Capacity:
 
 
 def _title(args: argparse.Namespace, checkpoint: Checkpoint) -> str:
-    machine = args.gpu or "the machine"
-    ranks = args.tensor_parallel_size
+    machine, ranks = args.gpu or "the machine", args.tensor_parallel_size
     where = machine if ranks == 1 else f"{ranks} ranks of {machine}"
     return f"{checkpoint.name} on {where}, computed, not measured"

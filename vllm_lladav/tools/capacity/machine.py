@@ -73,9 +73,6 @@ GPUS: Mapping[str, Machine] = {
 """NVIDIA's data sheets (SXM where there is one): dense bfloat16 with float32
 accumulation; links are NVLink, or PCIe 4.0 x16 for the last two, in one direction."""
 
-GPU_DTYPE_BYTES = 2
-"""Bytes of bfloat16, the dtype for which :data:`GPUS` has the peaks."""
-
 
 def parse_machine(text: str, base: Machine | None = None) -> Machine:
     """Read ``name=value,...`` in the units of :data:`UNITS`.

@@ -141,7 +141,6 @@ class Capacity:
     def limits(self) -> dict[str, int]:
         """Most requests at once, by the name of what admits no more."""
         engine, first, later = self.engine, self.load.steps[0], self.load.later
-        outside = self.machine.memory * (1 - engine.memory_share)
         limits = {
             KV_MEMORY: num_admissible(self.pool_blocks, first.blocks, later.blocks),
             TOKEN_BUDGET: num_admissible(
@@ -151,6 +150,7 @@ class Capacity:
         }
         if engine.memory_share < 1:
             # They are not in vLLM's share (docs/architecture.md).
+            outside = self.machine.memory * (1 - engine.memory_share)
             limits[EMBEDS_MEMORY] = int(outside // self.embeds_bytes)
         if self.concurrency is not None:
             limits[CONCURRENCY] = self.concurrency

@@ -13,11 +13,7 @@ from vllm_lladav.options.reading import read_server
 
 @dataclass(frozen=True)
 class Images:
-    """
-    Attributes:
-        tokens: visual tokens of each.
-        num_tiles: of all.
-    """
+    """Visual tokens of each image, and the number of tiles of all."""
 
     tokens: tuple[int, ...] = ()
     num_tiles: int = 0

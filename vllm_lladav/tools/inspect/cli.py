@@ -15,8 +15,6 @@ from vllm_lladav.options.options import REQUEST_OPTIONS
 from vllm_lladav.options.reading import read_request, read_server
 from vllm_lladav.tools.inspect.pictures import read_picture
 
-USAGE_ERROR = 2
-
 
 def add_parser(subparsers: Any) -> None:
     """Add ``inspect`` to the subcommands."""
@@ -71,8 +69,7 @@ def run(args: argparse.Namespace) -> int:
         _check_output(args.output)
         # What needs no model is checked before one is loaded.
         read_request(read_server({"plugin": "pruning"}), options)
-        for image in args.image:
-            read_picture(image)
+        pictures = [read_picture(image) for image in args.image]
     except (OSError, ValueError) as error:
         return _complain(error)
 
@@ -86,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         inspection = inspect_pruning(
             args.model,
-            args.image,
+            pictures,
             args.prompt,
             image_mode=args.image_mode,
             seed=args.seed,
@@ -111,4 +108,4 @@ def _check_output(path: Path) -> None:
 
 def _complain(error: Exception) -> int:
     print(f"vllm-lladav inspect: error: {error}", file=sys.stderr)
-    return USAGE_ERROR
+    return 2

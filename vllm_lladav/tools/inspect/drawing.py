@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from vllm_lladav.tools.inspect.patch_map import VIEWS, View, VisualToken
-from vllm_lladav.tools.inspect.result import ImageInspection, Inspection
+from vllm_lladav.tools.inspect.run import ImageInspection, Inspection
 
 PANEL = 480
 """Longer side of a picture, in pixels."""

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pruning of one request, watched in an engine of this process."""
+"""Pruning of one request, watched in an engine of this process: which visual tokens
+were kept, and their scores."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +16,70 @@ from vllm_lladav.model.lladav.image_modes import ImageMode
 from vllm_lladav.tools.engine import denoising_state, running_engine
 from vllm_lladav.tools.inspect.patch_map import VisualToken, map_visual_tokens
 from vllm_lladav.tools.inspect.pictures import read_picture
-from vllm_lladav.tools.inspect.result import (
-    ImageInspection,
-    Inspection,
-    StageReport,
-    follow_stages,
-)
 
 if TYPE_CHECKING:
     from vllm import LLM
 
     from vllm_lladav.worker.scoring import Pruned
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """One stage of pruning, over all images of the request.
+
+    Attributes:
+        step, layer: denoising step and decoder layer, counted from 1.
+        num_seen: visual tokens before it.
+        num_kept: visual tokens after it.
+    """
+
+    step: int
+    layer: int
+    num_seen: int
+    num_kept: int
+
+
+@dataclass(frozen=True)
+class ImageInspection:
+    """One image of the request.
+
+    Attributes:
+        picture: as the model took it, RGB.
+        mode: how it was tiled.
+        tokens: ``n`` visual tokens and where in the picture they look.
+        scores: ``[n]``, float32: each token's in the last stage that scored it; nan
+            where none did.
+        kept: ``[n]``, bool: kept by all stages.
+    """
+
+    picture: Image.Image
+    mode: ImageMode
+    tokens: tuple[VisualToken, ...]
+    scores: np.ndarray
+    kept: np.ndarray
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The outcome of a request that was inspected.
+
+    Attributes:
+        answer: text of the answer.
+        images: in the order of the prompt.
+        stages: in the order in which they ran; empty if nothing was pruned.
+    """
+
+    answer: str
+    images: tuple[ImageInspection, ...]
+    stages: tuple[StageReport, ...]
+
+    def describe_stages(self) -> list[str]:
+        """A line for every stage, for people."""
+        return [
+            f"step {stage.step}, layer {stage.layer}: kept {stage.num_kept} of "
+            f"{stage.num_seen} visual tokens"
+            for stage in self.stages
+        ] or ["nothing was pruned"]
 
 
 def inspect_pruning(
@@ -60,8 +115,10 @@ def inspect_pruning(
     with _running(model) as llm:
         mode, tokens = _map(llm, pictures, image_mode)
         with _observed(llm) as stages:
-            answer = _ask(llm, pictures, prompt, mode, seed, options)
-    arrays = [(s.scores.float().cpu().numpy(), s.kept.cpu().numpy()) for s in stages]
+            answer = _ask(llm, pictures, prompt, mode, seed=seed, extra_args=options)
+        arrays = [
+            (s.scores.float().cpu().numpy(), s.kept.cpu().numpy()) for s in stages
+        ]
     *ends, num_visual = np.cumsum([len(image) for image in tokens])
     scores, kept = (np.split(v, ends) for v in follow_stages(num_visual, arrays))
     return Inspection(
@@ -101,12 +158,7 @@ def _map(
 
 
 def _ask(
-    llm: "LLM",
-    pictures: list[Image.Image],
-    prompt: str,
-    mode: str,
-    seed: int | None,
-    options: dict[str, Any],
+    llm: "LLM", pictures: list[Image.Image], prompt: str, mode: str, **sampling: Any
 ) -> str:
     """The text of the answer."""
     from vllm import SamplingParams
@@ -116,11 +168,9 @@ def _ask(
         {"role": "user", "content": [*content, {"type": "text", "text": prompt}]}
     ]
     # Without max_tokens the canvas is as long as gen_length says.
-    sampling = SamplingParams(
-        max_tokens=None, temperature=0.0, seed=seed, extra_args=options
-    )
+    params = SamplingParams(max_tokens=None, temperature=0.0, **sampling)
     (output,) = llm.chat(
-        messages, sampling, use_tqdm=False, mm_processor_kwargs={"image_mode": mode}
+        messages, params, use_tqdm=False, mm_processor_kwargs={"image_mode": mode}
     )
     return output.outputs[0].text
 
@@ -138,3 +188,26 @@ def _observed(llm: "LLM") -> Iterator[list["Pruned"]]:
         yield stages
     finally:
         state.on_pruned = before
+
+
+def follow_stages(
+    num_visual: int, stages: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of all visual tokens, and which of them all stages kept.
+
+    A stage counts the tokens that the stages before it left; ``stages`` are pairs of
+    scores (``[m]``) and the indices that it keeps (``[k]``).
+
+    Returns:
+        ``scores`` (``[num_visual]``, float32, nan where never scored) and ``kept``
+        (``[num_visual]``, bool).
+    """
+    scores = np.full(num_visual, np.nan, np.float32)
+    left = np.arange(num_visual)
+    for stage_scores, stage_kept in stages:
+        assert len(stage_scores) == len(left), (len(stage_scores), len(left))
+        scores[left] = stage_scores
+        left = left[stage_kept]
+    kept = np.zeros(num_visual, bool)
+    kept[left] = True
+    return scores, kept
