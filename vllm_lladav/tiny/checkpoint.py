@@ -14,19 +14,15 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vllm_lladav.tiny import configs, tokenizer
 from vllm_lladav.tiny.presets import PRESETS, VOCAB_ROWS
-from vllm_lladav.tiny.safetensors_file import ITEM_SIZE, DType, write_safetensors
-from vllm_lladav.tiny.weights import (
-    Float32Array,
-    decoy_vision_tensors,
-    model_tensors,
-)
+from vllm_lladav.tiny.weights import Float32Array, decoy_vision_tensors, model_tensors
 
 DEFAULT_SEED = "lladav-golden-1"
 
+DType = Literal["bf16", "f32"]
 _TORCH_DTYPE: Mapping[DType, str] = {"bf16": "bfloat16", "f32": "float32"}
 
 
@@ -63,25 +59,23 @@ def write_checkpoint(
                 f"head_gains has id {token_id}, expected 0 to {VOCAB_ROWS - 1}"
             )
 
-    size = PRESETS[preset]
-    directory = Path(directory)
+    size, directory = PRESETS[preset], Path(directory)
     vision_directory = directory / configs.VISION_TOWER_DIRECTORY
     vision_directory.mkdir(parents=True, exist_ok=True)
-
+    torch_dtype = _TORCH_DTYPE[dtype]
     tensors = model_tensors(size, seed, head_gains)
-    _write_shards(directory, tensors, dtype, shards, size.num_layers)
-    _write_json(
-        directory / "config.json", configs.model_config(size, _TORCH_DTYPE[dtype])
-    )
-    _write_json(directory / "generation_config.json", configs.generation_config())
+    _write_shards(directory, tensors, torch_dtype, shards, size.num_layers)
+    decoy = decoy_vision_tensors(size, seed)
+    _write_tensors(vision_directory / "model.safetensors", decoy, torch_dtype)
+    for path, content in (
+        (directory / "config.json", configs.model_config(size, torch_dtype)),
+        (directory / "generation_config.json", configs.generation_config()),
+        (directory / "tokenizer_config.json", tokenizer.tokenizer_config()),
+        (directory / "special_tokens_map.json", tokenizer.special_tokens_map()),
+        (vision_directory / "config.json", configs.vision_config(size)),
+    ):
+        _write_json(path, content)
     _write_json(directory / "tokenizer.json", tokenizer.tokenizer_json(), indent=None)
-    _write_json(directory / "tokenizer_config.json", tokenizer.tokenizer_config())
-    _write_json(directory / "special_tokens_map.json", tokenizer.special_tokens_map())
-
-    _write_json(vision_directory / "config.json", configs.vision_config(size))
-    write_safetensors(
-        vision_directory / "model.safetensors", decoy_vision_tensors(size, seed), dtype
-    )
 
 
 def shard_of(name: str, shards: int, num_layers: int) -> int:
@@ -100,12 +94,12 @@ def shard_of(name: str, shards: int, num_layers: int) -> int:
 
 def file_digests(directory: Path) -> dict[str, str]:
     """Return the SHA-256 of every file below ``directory``, by relative path."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
     return {
         path.relative_to(directory).as_posix(): hashlib.sha256(
             path.read_bytes()
         ).hexdigest()
-        for path in files
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
     }
 
 
@@ -118,12 +112,13 @@ def content_digest(digests: Mapping[str, str]) -> str:
 def _write_shards(
     directory: Path,
     tensors: Mapping[str, Float32Array],
-    dtype: DType,
+    torch_dtype: str,
     shards: int,
     num_layers: int,
 ) -> None:
     """Write the model's safetensors files and their index."""
-    weight_map = {}
+    weight_map: dict[str, str] = {}
+    total_size = 0
     for shard in range(shards):
         file_name = f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
         part = {
@@ -131,16 +126,29 @@ def _write_shards(
             for name, tensor in tensors.items()
             if shard_of(name, shards, num_layers) == shard
         }
-        write_safetensors(directory / file_name, part, dtype)
-        weight_map.update(dict.fromkeys(part, file_name))
-    total_size = sum(tensor.size for tensor in tensors.values()) * ITEM_SIZE[dtype]
-    _write_json(
-        directory / "model.safetensors.index.json",
-        {
-            "metadata": {"total_size": total_size},
-            "weight_map": dict(sorted(weight_map.items())),
-        },
-    )
+        total_size += _write_tensors(directory / file_name, part, torch_dtype)
+        weight_map |= dict.fromkeys(part, file_name)
+    index = {
+        "metadata": {"total_size": total_size},
+        "weight_map": dict(sorted(weight_map.items())),
+    }
+    _write_json(directory / "model.safetensors.index.json", index)
+
+
+def _write_tensors(
+    path: Path, tensors: Mapping[str, Float32Array], torch_dtype: str
+) -> int:
+    """Write a safetensors file; returns the bytes of its tensors."""
+    # Imported late: torch takes long to load, and ``--help`` does without.
+    import torch
+    from safetensors.torch import save_file
+
+    dtype = getattr(torch, torch_dtype)
+    stored = {
+        name: torch.from_numpy(values).to(dtype) for name, values in tensors.items()
+    }
+    save_file(stored, path, metadata={"format": "pt"})
+    return sum(tensor.nbytes for tensor in stored.values())
 
 
 def _write_json(path: Path, content: Any, indent: int | None = 2) -> None:

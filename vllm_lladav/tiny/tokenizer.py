@@ -7,16 +7,7 @@ readable names for decoding (``" w1234"``) but are never produced from text.
 
 from typing import Any
 
-from vllm_lladav.tiny.presets import (
-    END_HEADER_ID,
-    ENDOFTEXT_ID,
-    EOT_ID,
-    MASK_ID,
-    NUM_ORDINARY_TOKENS,
-    NUM_TOKENS,
-    START_HEADER_ID,
-    STARTOFTEXT_ID,
-)
+from vllm_lladav.tiny.presets import MASK_ID, NUM_ORDINARY_TOKENS, NUM_TOKENS
 
 STARTOFTEXT = "<|startoftext|>"
 ENDOFTEXT = "<|endoftext|>"
@@ -26,9 +17,6 @@ START_HEADER = "<|start_header_id|>"
 END_HEADER = "<|end_header_id|>"
 EOT = "<|eot_id|>"
 
-_FIRST_RESERVED_ID = 126084
-_NUM_RESERVED = 256
-_FIRST_ROLE_ID = 126340
 _ROLE_AND_NUMBER_TOKENS = (
     "<role>",
     "</role>",
@@ -37,7 +25,6 @@ _ROLE_AND_NUMBER_TOKENS = (
     "<|number_start|>",
     "<|number_end|>",
 )
-_ADDITIONAL_SPECIAL_TOKENS = (MASK, *_ROLE_AND_NUMBER_TOKENS)
 
 # The merges depend on the order of the words.
 _WORDS = (
@@ -50,17 +37,9 @@ _WORDS = (
 )
 
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{{ '"
-    + START_HEADER
-    + "' ~ m['role'] ~ '"
-    + END_HEADER
-    + "\n\n' ~ (m['content'] | trim) ~ '"
-    + EOT
-    + "' }}{% endfor %}{{ '"
-    + START_HEADER
-    + "assistant"
-    + END_HEADER
-    + "\n\n' }}"
+    "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' ~ m['role'] ~ "
+    "'<|end_header_id|>\n\n' ~ (m['content'] | trim) ~ '<|eot_id|>' }}{% endfor %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
 )
 
 
@@ -75,44 +54,32 @@ def byte_characters() -> list[str]:
 def ordinary_tokens() -> tuple[list[str], list[str]]:
     """Return the byte-pair vocabulary in id order, and its merges in rank order."""
     characters = byte_characters()
-    tokens = list(characters)
-    known = set(tokens)
+    tokens = dict.fromkeys(characters)  # As a set that keeps its order.
     merges = []
-    forms = [form for word in _WORDS.split() for form in (word, f" {word}")]
-    for form in forms:
+    for form in (form for word in _WORDS.split() for form in (word, f" {word}")):
         prefix, *rest = (characters[byte] for byte in form.encode())
         for character in rest:
             merged = prefix + character
-            if merged not in known:
-                known.add(merged)
-                tokens.append(merged)
+            if merged not in tokens:
+                tokens[merged] = None
                 merges.append(f"{prefix} {character}")
             prefix = merged
     space = characters[ord(" ")]
-    tokens += [f"{space}w{id_}" for id_ in range(len(tokens), NUM_ORDINARY_TOKENS)]
-    return tokens, merges
+    unused = (f"{space}w{id_}" for id_ in range(len(tokens), NUM_ORDINARY_TOKENS))
+    return [*tokens, *unused], merges
 
 
 def special_tokens() -> dict[int, str]:
     """Return the special tokens by id, in id order."""
-    names = {
-        STARTOFTEXT_ID: STARTOFTEXT,
-        ENDOFTEXT_ID: ENDOFTEXT,
-        126082: CLS,
-        126083: GMASK,
-        **{
-            _FIRST_RESERVED_ID + index: f"<|reserved_token_{index}|>"
-            for index in range(_NUM_RESERVED)
-        },
-        **dict(enumerate(_ROLE_AND_NUMBER_TOKENS, start=_FIRST_ROLE_ID)),
-        MASK_ID: MASK,  # Takes the place of a reserved token.
-        START_HEADER_ID: START_HEADER,
-        END_HEADER_ID: END_HEADER,
-        EOT_ID: EOT,
-    }
-    names = dict(sorted(names.items()))
-    assert list(names) == list(range(NUM_ORDINARY_TOKENS, NUM_TOKENS))
-    return names
+    names = (
+        *(STARTOFTEXT, ENDOFTEXT, CLS, GMASK),
+        *(f"<|reserved_token_{index}|>" for index in range(256)),
+        *_ROLE_AND_NUMBER_TOKENS,
+        *(START_HEADER, END_HEADER, EOT),
+    )
+    tokens = dict(zip(range(NUM_ORDINARY_TOKENS, NUM_TOKENS), names, strict=True))
+    tokens[MASK_ID] = MASK  # Takes the place of a reserved token.
+    return tokens
 
 
 def tokenizer_json() -> dict[str, Any]:
@@ -151,7 +118,7 @@ def tokenizer_config() -> dict[str, Any]:
         "added_tokens_decoder": {
             str(id_): _added_token(name) for id_, name in special_tokens().items()
         },
-        "additional_special_tokens": list(_ADDITIONAL_SPECIAL_TOKENS),
+        "additional_special_tokens": [MASK, *_ROLE_AND_NUMBER_TOKENS],
         "bos_token": STARTOFTEXT,
         "chat_template": CHAT_TEMPLATE,
         "clean_up_tokenization_spaces": False,
@@ -171,13 +138,22 @@ def tokenizer_config() -> dict[str, Any]:
 
 def special_tokens_map() -> dict[str, Any]:
     """The content of ``special_tokens_map.json``."""
-    return {
-        "additional_special_tokens": list(_ADDITIONAL_SPECIAL_TOKENS),
-        "bos_token": _named_token(STARTOFTEXT),
-        "cls_token": _named_token(CLS),
-        "eos_token": _named_token(ENDOFTEXT),
-        "pad_token": _named_token(ENDOFTEXT),
+    named = {
+        name: {
+            "content": token,
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+        }
+        for name, token in (
+            ("bos_token", STARTOFTEXT),
+            ("cls_token", CLS),
+            ("eos_token", ENDOFTEXT),
+            ("pad_token", ENDOFTEXT),
+        )
     }
+    return {"additional_special_tokens": [MASK, *_ROLE_AND_NUMBER_TOKENS], **named}
 
 
 def _byte_level(*, add_prefix_space: bool, trim_offsets: bool) -> dict[str, Any]:
@@ -197,14 +173,4 @@ def _added_token(name: str) -> dict[str, Any]:
         "rstrip": False,
         "normalized": False,
         "special": True,
-    }
-
-
-def _named_token(name: str) -> dict[str, Any]:
-    return {
-        "content": name,
-        "lstrip": False,
-        "normalized": False,
-        "rstrip": False,
-        "single_word": False,
     }

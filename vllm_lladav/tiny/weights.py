@@ -30,8 +30,6 @@ from vllm_lladav.tiny.presets import (
 
 Float32Array = npt.NDArray[np.float32]
 
-VISION_PREFIX = "model.vision_tower.vision_tower."
-
 DEFAULT_HEAD_GAINS: Mapping[int, float] = {
     EOT_ID: 2.1,
     **dict.fromkeys(
@@ -57,50 +55,42 @@ class TensorSpec:
 
 def draw(spec: TensorSpec, seed: str) -> Float32Array:
     """Draw a tensor: sums of four uniform 16-bit integers, scaled to ``spec``."""
-    count = math.prod(spec.shape)
     digest = hashlib.sha256(f"{seed}\0{spec.name}".encode()).digest()
     generator = np.random.PCG64(int.from_bytes(digest[:16], "little"))
-    uniform = generator.random_raw(count).view(np.uint16).reshape(count, 4)
-    sums = uniform[:, 0].astype(np.int32)
-    for column in range(1, 4):
-        sums += uniform[:, column]
-    centred = sums - 2 * 0xFFFF
+    uniform = generator.random_raw(math.prod(spec.shape)).view(np.uint16).reshape(-1, 4)
+    centred = uniform.sum(axis=1, dtype=np.int32) - 2 * 0xFFFF
     centred_std = math.sqrt(4 * (0x10000**2 - 1) / 12)
     values = centred * (spec.std / centred_std) + spec.mean
     values = values.reshape(spec.shape)
     if spec.row_gains is not None:
-        values *= spec.row_gains.reshape(-1, *[1] * (values.ndim - 1))
+        values *= spec.row_gains[:, None]
     return round_to_bfloat16(values.astype(np.float32))
 
 
 def round_to_bfloat16(values: Float32Array) -> Float32Array:
     """Round finite values to the nearest bfloat16, ties to even; stays float32."""
-    bits = np.ascontiguousarray(values).view(np.uint32)
+    bits = values.view(np.uint32)
     bits = (bits + (0x7FFF + ((bits >> 16) & 1))) & np.uint32(0xFFFF0000)
     return bits.view(np.float32)
-
-
-def scale_head(head: Float32Array, gains: Mapping[int, float]) -> Float32Array:
-    """Multiply rows of ``head`` [VOCAB_ROWS, hidden] by the gain of their token id."""
-    factors = np.ones(len(head), dtype=np.float32)
-    factors[list(gains.keys())] = list(gains.values())
-    return round_to_bfloat16(head * factors[:, None])
 
 
 def model_tensors(
     size: ModelSize, seed: str, head_gains: Mapping[int, float]
 ) -> dict[str, Float32Array]:
-    """Draw all tensors of the model. ``head_gains`` add to or replace the defaults."""
+    """Draw all tensors of the model. ``head_gains``, by token id, add to or replace
+    the default ones."""
+    # The features come from the layer before the last, which is left out.
+    num_layers = size.vision_num_layers - 1
     specs = [
         *_decoder_specs(size),
         *_projector_specs(size),
-        # The features come from the layer before the last, which is left out.
-        *_vision_specs(size, VISION_PREFIX, size.vision_num_layers - 1),
+        *_vision_specs(size, "model.vision_tower.vision_tower.", num_layers),
     ]
     tensors = {spec.name: draw(spec, seed) for spec in specs}
-    tensors["lm_head.weight"] = scale_head(
-        tensors["lm_head.weight"], {**DEFAULT_HEAD_GAINS, **head_gains}
-    )
+    gains = {**DEFAULT_HEAD_GAINS, **head_gains}
+    factors = np.ones((VOCAB_ROWS, 1), dtype=np.float32)
+    factors[list(gains), 0] = list(gains.values())
+    tensors["lm_head.weight"] = round_to_bfloat16(tensors["lm_head.weight"] * factors)
     return tensors
 
 
@@ -119,55 +109,38 @@ def decoy_vision_tensors(size: ModelSize, seed: str) -> dict[str, Float32Array]:
 
 def _decoder_specs(size: ModelSize) -> Iterator[TensorSpec]:
     hidden, inner = size.hidden_size, size.intermediate_size
+    square = (hidden, hidden)
     # Scales that keep the activations of a wider model as large as the tiny one's.
     width, inner_width = math.sqrt(128 / hidden), math.sqrt(256 / inner)
-    rotary = _rotary_gains(size)
+    # The fast-rotating pairs are louder, so that neighbouring masks get other logits.
+    pairs = size.head_dim // 2
+    rotary = np.where(np.arange(pairs) < 3 * pairs // 8, 1.5, 0.8)
+    rotary = np.tile(rotary, 2 * size.num_heads)
     yield TensorSpec("model.embed_tokens.weight", (VOCAB_ROWS, hidden), 0.5)
     for layer in range(size.num_layers):
         prefix = f"model.layers.{layer}."
         for norm in ("input_layernorm", "post_attention_layernorm"):
             yield TensorSpec(f"{prefix}{norm}.weight", (hidden,), 0.15, mean=1.0)
-        for name, std, gains in (
-            ("q_proj", 0.16 * width, rotary),
-            ("k_proj", 0.16 * width, rotary),
-            ("v_proj", 0.13 * width, None),
-            ("o_proj", 0.13 * width, None),
+        for name, shape, std, row_gains in (
+            ("self_attn.q_proj", square, 0.16 * width, rotary),
+            ("self_attn.k_proj", square, 0.16 * width, rotary),
+            ("self_attn.v_proj", square, 0.13 * width, None),
+            ("self_attn.o_proj", square, 0.13 * width, None),
+            ("mlp.gate_proj", (inner, hidden), 0.12 * width, None),
+            ("mlp.up_proj", (inner, hidden), 0.12 * width, None),
+            ("mlp.down_proj", (hidden, inner), 0.10 * inner_width, None),
         ):
-            yield TensorSpec(
-                f"{prefix}self_attn.{name}.weight",
-                (hidden, hidden),
-                std,
-                row_gains=gains,
-            )
-        for name, shape, std in (
-            ("gate_proj", (inner, hidden), 0.12 * width),
-            ("up_proj", (inner, hidden), 0.12 * width),
-            ("down_proj", (hidden, inner), 0.10 * inner_width),
-        ):
-            yield TensorSpec(f"{prefix}mlp.{name}.weight", shape, std)
+            yield TensorSpec(f"{prefix}{name}.weight", shape, std, row_gains=row_gains)
     yield TensorSpec("model.norm.weight", (hidden,), 0.15, mean=1.0)
     yield TensorSpec("lm_head.weight", (VOCAB_ROWS, hidden), 0.28 * width)
 
 
-def _rotary_gains(size: ModelSize) -> npt.NDArray[np.float64]:
-    """Row gains of the query and key projections, [hidden_size].
-
-    The fast-rotating pairs are louder, so that neighbouring masks get other logits.
-    """
-    pairs = size.head_dim // 2
-    gains = np.where(np.arange(pairs) < 3 * pairs // 8, 1.5, 0.8)
-    return np.tile(gains, 2 * size.num_heads)
-
-
 def _projector_specs(size: ModelSize) -> Iterator[TensorSpec]:
-    hidden = size.hidden_size
-    width = math.sqrt(128 / hidden)
-    prefix = "model.mm_projector."
+    hidden, prefix = size.hidden_size, "model.mm_projector."
+    second_std = 0.05 * math.sqrt(128 / hidden)
     yield TensorSpec("model.image_newline", (hidden,), 0.5)
-    yield TensorSpec(f"{prefix}0.weight", (hidden, size.vision_hidden_size), 0.12)
-    yield TensorSpec(f"{prefix}0.bias", (hidden,), 0.1)
-    yield TensorSpec(f"{prefix}2.weight", (hidden, hidden), 0.05 * width)
-    yield TensorSpec(f"{prefix}2.bias", (hidden,), 0.1)
+    yield from _linear_specs(f"{prefix}0", hidden, size.vision_hidden_size, 0.12, 0.1)
+    yield from _linear_specs(f"{prefix}2", hidden, hidden, second_std, 0.1)
 
 
 def _vision_specs(
@@ -209,10 +182,10 @@ def _vision_mlp_specs(prefix: str, size: ModelSize) -> Iterator[TensorSpec]:
 
 
 def _linear_specs(
-    prefix: str, outputs: int, inputs: int, std: float
+    prefix: str, outputs: int, inputs: int, std: float, bias_std: float = 0.05
 ) -> Iterator[TensorSpec]:
     yield TensorSpec(f"{prefix}.weight", (outputs, inputs), std)
-    yield TensorSpec(f"{prefix}.bias", (outputs,), 0.05)
+    yield TensorSpec(f"{prefix}.bias", (outputs,), bias_std)
 
 
 def _norm_specs(prefix: str, width: int) -> Iterator[TensorSpec]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from vllm_lladav.tiny import cache, ensure_checkpoint
+from vllm_lladav.tiny import CONTENT_VERSION, ensure_checkpoint
 from vllm_lladav.tiny import checkpoint as tiny
 from vllm_lladav.tiny.__main__ import main
 
@@ -86,7 +86,7 @@ def test_mid(tmp_path: Path) -> None:
 def test_float32_checkpoint_holds_the_same_numbers(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """Read by the safetensors library, which also checks the writer."""
+    """Also in files that are split otherwise."""
     torch = pytest.importorskip("torch")
     from safetensors.torch import load_file
 
@@ -118,8 +118,8 @@ def test_bad_arguments(tmp_path: Path, arguments: dict[str, Any], message: str) 
 
 
 def test_content_version_names_the_content() -> None:
-    assert tiny.content_digest(TINY).startswith(cache.CONTENT_VERSION)
-    assert len(cache.CONTENT_VERSION) == 12
+    assert tiny.content_digest(TINY).startswith(CONTENT_VERSION)
+    assert len(CONTENT_VERSION) == 12
 
 
 class TestEnsureCheckpoint:
@@ -140,7 +140,7 @@ class TestEnsureCheckpoint:
     def test_writes_once(self) -> None:
         path = ensure_checkpoint()
         assert path == ensure_checkpoint()
-        assert path == self.parent / f"lladav-random-{cache.CONTENT_VERSION}"
+        assert path == self.parent / f"lladav-random-{CONTENT_VERSION}"
         assert os.listdir(path) == ["config.json"]
         assert list(self.parent.iterdir()) == [path]
         assert len(self.written) == 1
@@ -150,7 +150,7 @@ class TestEnsureCheckpoint:
     )
     def test_each_preset_has_a_directory(self, preset: str, name: str) -> None:
         path = ensure_checkpoint(preset)
-        assert path == self.parent / f"{name}-{cache.CONTENT_VERSION}"
+        assert path == self.parent / f"{name}-{CONTENT_VERSION}"
         assert (path / "config.json").read_text() == preset
 
     def test_default_place_is_below_the_home_directory(
