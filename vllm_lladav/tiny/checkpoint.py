@@ -117,21 +117,15 @@ def _write_shards(
     num_layers: int,
 ) -> None:
     """Write the model's safetensors files and their index."""
-    weight_map: dict[str, str] = {}
-    total_size = 0
-    for shard in range(shards):
-        file_name = f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
-        part = {
-            name: tensor
-            for name, tensor in tensors.items()
-            if shard_of(name, shards, num_layers) == shard
-        }
-        total_size += _write_tensors(directory / file_name, part, torch_dtype)
-        weight_map |= dict.fromkeys(part, file_name)
-    index = {
-        "metadata": {"total_size": total_size},
-        "weight_map": dict(sorted(weight_map.items())),
+    files = [f"model-{n:05d}-of-{shards:05d}.safetensors" for n in range(1, shards + 1)]
+    weight_map = {
+        name: files[shard_of(name, shards, num_layers)] for name in sorted(tensors)
     }
+    total_size = 0
+    for file in files:
+        part = {name: tensors[name] for name in tensors if weight_map[name] == file}
+        total_size += _write_tensors(directory / file, part, torch_dtype)
+    index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
     _write_json(directory / "model.safetensors.index.json", index)
 
 

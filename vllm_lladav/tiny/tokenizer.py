@@ -138,22 +138,14 @@ def tokenizer_config() -> dict[str, Any]:
 
 def special_tokens_map() -> dict[str, Any]:
     """The content of ``special_tokens_map.json``."""
-    named = {
-        name: {
-            "content": token,
-            "lstrip": False,
-            "normalized": False,
-            "rstrip": False,
-            "single_word": False,
-        }
-        for name, token in (
-            ("bos_token", STARTOFTEXT),
-            ("cls_token", CLS),
-            ("eos_token", ENDOFTEXT),
-            ("pad_token", ENDOFTEXT),
-        )
+    flags = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
+    return {
+        "additional_special_tokens": [MASK, *_ROLE_AND_NUMBER_TOKENS],
+        "bos_token": {"content": STARTOFTEXT, **flags},
+        "cls_token": {"content": CLS, **flags},
+        "eos_token": {"content": ENDOFTEXT, **flags},
+        "pad_token": {"content": ENDOFTEXT, **flags},
     }
-    return {"additional_special_tokens": [MASK, *_ROLE_AND_NUMBER_TOKENS], **named}
 
 
 def _byte_level(*, add_prefix_space: bool, trim_offsets: bool) -> dict[str, Any]:
