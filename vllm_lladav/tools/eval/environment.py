@@ -3,6 +3,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -17,42 +18,37 @@ def environment() -> dict[str, Any]:
     ``commit`` ends with ``-dirty`` if tracked files had uncommitted changes; it is None
     outside of a git checkout. All values can be written as JSON.
     """
-    found: dict[str, Any] = {
+    import torch
+
+    gpus = range(torch.cuda.device_count())
+    return {
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
         "cpus_allowed": len(os.sched_getaffinity(0)),
         "cpu": _cpu_name(),
-        "gpus": _gpu_names(),
+        "gpus": [torch.cuda.get_device_name(number) for number in gpus],
         "python": platform.python_version(),
+        **{package: _version(package) for package in _PACKAGES},
+        "commit": _commit(),
     }
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return {**found, "commit": _commit()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _cpu_name() -> str | None:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     except OSError:
         return None
-    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
-    return names[0] if names else None
-
-
-def _gpu_names() -> list[str]:
-    import torch
-
-    return [
-        torch.cuda.get_device_name(number)
-        for number in range(torch.cuda.device_count())
-    ]
+    return found and found[1].strip()
 
 
 def _commit() -> str | None:
-    """Hash of the checkout's commit, with ``-dirty`` if tracked files were changed."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
