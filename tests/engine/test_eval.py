@@ -13,13 +13,14 @@ from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
 from vllm_lladav.tools import command
+from vllm_lladav.tools.checkpoint import read_checkpoint
 from vllm_lladav.tools.eval import engine as eval_engine
-from vllm_lladav.tools.eval.cost import CostModel, is_estimate
+from vllm_lladav.tools.eval.cost import flops, is_estimate, prompt_bound
 from vllm_lladav.tools.eval.engine import EngineTarget
 from vllm_lladav.tools.eval.questions import Question, read_questions
-from vllm_lladav.tools.eval.settings import Lengths, plan_sweep
+from vllm_lladav.tools.eval.settings import plan_sweep
 
-LENGTHS = Lengths(gen_length=8, block_length=4)
+LENGTHS = {"gen_length": 8, "block_length": 4}
 SETTINGS = plan_sweep(
     LENGTHS,
     [
@@ -70,18 +71,18 @@ def test_answers_are_the_engines(engine, questions, setting, tiny_checkpoint):
     assert engine.state.on_step is None
     expected = direct_texts(engine.llm, questions, setting)
     assert [answer.text for answer in answers] == expected
-    rate = setting.get("prune_rate")
-    cost = CostModel.of(str(tiny_checkpoint))
+    rate = setting.xargs["prune_rate"]
+    checkpoint = read_checkpoint(str(tiny_checkpoint))
     for question, answer in zip(questions, answers, strict=True):
         dropped = answer.visual_tokens - answer.visual_tokens_kept
         assert dropped == int(rate * answer.visual_tokens)
         assert answer.masks is not None and len(answer.masks) == answer.steps
-        assert answer.prompt_len < cost.prompt_bound(question)
+        assert answer.prompt_len < prompt_bound(checkpoint, question)
         assert not is_estimate(setting, answer)
-        flops = cost.flops(setting, question, answer)
+        cost = flops(checkpoint, setting, question, answer)
         unseen = replace(answer, masks=None)
         if not is_estimate(setting, unseen):
-            assert flops == cost.flops(setting, question, unseen)
+            assert cost == flops(checkpoint, setting, question, unseen)
 
 
 def test_refusals(engine, questions):
@@ -100,7 +101,7 @@ def test_workers_in_other_processes(engine, questions, monkeypatch):
         raise ValueError("one worker in this process only")
 
     monkeypatch.setattr(eval_engine, "denoising_state", refuse)
-    (exact,) = plan_sweep(Lengths(gen_length=2, block_length=2), [])
+    (exact,) = plan_sweep({"gen_length": 2, "block_length": 2}, [])
     (answer,) = EngineTarget(engine.llm).ask(questions[:1], exact)
     assert (answer.steps, answer.masks) == (2, None)
 
@@ -108,7 +109,7 @@ def test_workers_in_other_processes(engine, questions, monkeypatch):
 def test_command(engine, questions, tiny_checkpoint, tmp_path, monkeypatch, capsys):
     """From flags to files; the right answer of one question is what exact mode says."""
     monkeypatch.setattr(eval_engine, "running", lambda *_: nullcontext(engine.llm))
-    (exact,) = plan_sweep(Lengths(gen_length=4, block_length=2), [])
+    (exact,) = plan_sweep({"gen_length": 4, "block_length": 2}, [])
     said = direct_texts(engine.llm, questions, exact)
     file, out = tmp_path / "questions.jsonl", tmp_path / "out"
     lines = [json.loads(line) for line in file.read_text().splitlines()]

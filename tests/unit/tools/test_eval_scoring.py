@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from vllm_lladav.tools.eval.scoring import (
     Accuracy,
     accuracy_by,
-    is_right,
+    is_same,
     normalise,
-    wilson_interval,
 )
 
 
@@ -28,7 +27,7 @@ from vllm_lladav.tools.eval.scoring import (
     ],
 )
 def test_right(text, answer, expected):
-    assert is_right(text, answer) is expected
+    assert is_same(text, answer) is expected
 
 
 @given(st.text(alphabet=st.sampled_from("aB .\n\tßİ")))
@@ -45,7 +44,7 @@ def test_what_does_not_matter(text):
     [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)],
 )
 def test_wilson(right, questions, low, high):
-    assert wilson_interval(right, questions) == pytest.approx((low, high), abs=5e-5)
+    assert Accuracy(right, questions).interval == pytest.approx((low, high), abs=5e-5)
 
 
 @given(
@@ -53,11 +52,11 @@ def test_wilson(right, questions, low, high):
 )
 def test_interval_holds_the_share(counts):
     right, questions = counts
-    low, high = wilson_interval(right, questions)
+    low, high = Accuracy(right, questions).interval
     assert 0 <= low <= right / questions <= high <= 1
     assert low < high
     # The other answers are the mirror image.
-    other_low, other_high = wilson_interval(questions - right, questions)
+    other_low, other_high = Accuracy(questions - right, questions).interval
     assert (other_low, other_high) == pytest.approx((1 - high, 1 - low))
 
 

@@ -13,23 +13,23 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vllm_lladav.denoising.plan import StepIndex
-from vllm_lladav.tools.eval.cost import CostModel, is_estimate, resolved, steps_by_block
+from vllm_lladav.tools.checkpoint import read_checkpoint
+from vllm_lladav.tools.eval.answers import Answer
+from vllm_lladav.tools.eval.cost import is_estimate, resolved, steps_by_block
 from vllm_lladav.tools.eval.plots import draw_plots, frontier, require_matplotlib
 from vllm_lladav.tools.eval.questions import Question
 from vllm_lladav.tools.eval.report import (
-    describe_choice,
+    describe_cheapest,
     format_table,
-    results,
     table_row,
     task_row,
     write_results,
 )
-from vllm_lladav.tools.eval.results import Answer, Run
-from vllm_lladav.tools.eval.settings import Lengths, Setting, plan_sweep
-from vllm_lladav.tools.eval.sweep import choose, run_setting, summarise
+from vllm_lladav.tools.eval.settings import Setting, plan_sweep
+from vllm_lladav.tools.eval.sweep import cheapest, run_setting, summarise
 from vllm_lladav.tools.flops import StepMasks
 
-LENGTHS = Lengths(gen_length=16, block_length=8)
+LENGTHS = {"gen_length": 16, "block_length": 8}
 EXACT, DUAL, PRUNED = plan_sweep(
     LENGTHS, [{"cache": "dual"}, {"prune_rate": 0.5, "prune_layer": 2}]
 )
@@ -81,12 +81,12 @@ class Oracle:
 @pytest.fixture
 def summaries(questions, tiny_checkpoint):
     target = Oracle()
-    cost = CostModel.of(str(tiny_checkpoint))
+    checkpoint = read_checkpoint(str(tiny_checkpoint))
     runs = [
         replace(run_setting(target, questions, setting), seconds=SECONDS[setting])
         for setting in (EXACT, DUAL, PRUNED)
     ]
-    return [summarise(run, questions, runs[0], cost) for run in runs]
+    return [summarise(run, questions, runs[0], checkpoint) for run in runs]
 
 
 def test_warm_up_and_repeats(questions):
@@ -111,32 +111,30 @@ def test_summaries(summaries):
     assert not any(s.flops_are_estimated for s in summaries)
 
 
-def test_choice(summaries):
+def test_cheapest(summaries):
     exact, dual, pruned = summaries
     cases = [(1.0, exact, exact), (0.75, dual, dual), (0.5, dual, dual)]
     for keep, by_flops, by_seconds in cases:
-        choice = choose(summaries, keep)
-        assert (choice.by_flops, choice.by_seconds) == (by_flops, by_seconds)
+        assert cheapest(summaries, keep) == (by_flops, by_seconds)
     cheap = replace(pruned, seconds=1.0)
-    choice = choose([exact, dual, cheap], 0.5)
-    assert (choice.by_flops, choice.by_seconds) == (dual, cheap)
-    text = describe_choice(choice, exact)
+    assert cheapest([exact, dual, cheap], 0.5) == (dual, cheap)
+    text = describe_cheapest([exact, dual, cheap], 0.5)
     assert "at least 50% of exact accuracy" in text
     assert "by wall time: fastv 0.5@2 (50.0% of exact accuracy" in text
     assert "-90% wall time" in text
     assert f"vllm_xargs: {json.dumps(DUAL.xargs)}" in text
 
 
-def test_choice_without_flops_or_accuracy(questions):
+def test_cheapest_without_flops_or_accuracy(questions):
     run = run_setting(Oracle(), questions, EXACT)
     exact = summarise(run, questions, run)
     assert exact.flops is None
-    assert choose([exact], 0.95).by_flops is None
-    assert "FLOPs" not in describe_choice(choose([exact], 0.95), exact)
+    assert cheapest([exact], 0.95) == (None, exact)
+    assert "FLOPs" not in describe_cheapest([exact], 0.95)
     assert "GFLOP" not in table_row(exact, exact)
     wrong = replace(run, answers=tuple(answer("?") for _ in questions))
     nothing = summarise(wrong, questions, wrong)
-    assert "nothing right" in describe_choice(choose([nothing], 0.95), nothing)
+    assert "nothing right" in describe_cheapest([nothing], 0.95)
     assert table_row(nothing, nothing)["of exact"] == "-"
 
 
@@ -151,17 +149,14 @@ def test_table(summaries):
 
 
 def test_files(tmp_path, summaries, questions):
-    choice = choose(summaries, 0.75)
-    found = results(
-        summaries, questions, 0.75, choice, {"limit": None}, {"commit": "abc"}
-    )
-    assert write_results(tmp_path, found) == [
-        tmp_path / "results.json",
-        tmp_path / "results.csv",
-    ]
+    parameters = {"limit": None, "out": Path("out")}
+    write_results(tmp_path, summaries[:1], questions, parameters, 0.75, is_done=False)
     written = json.loads((tmp_path / "results.json").read_text())
-    assert written == json.loads(json.dumps(found))
-    assert written["environment"] == {"commit": "abc"}
+    assert len(written["settings"]) == 1 and written["best"] is None
+    write_results(tmp_path, summaries, questions, parameters, 0.75, is_done=True)
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["environment"]["torch"]
+    assert written["parameters"] == {"limit": None, "out": "out"}
     assert written["best"] == {"by_flops": "dual", "by_seconds": "dual"}
     dual = written["settings"][1]
     assert dual["vllm_xargs"] == DUAL.xargs
@@ -185,18 +180,19 @@ def test_files(tmp_path, summaries, questions):
 
 def test_plots(tmp_path, summaries):
     require_matplotlib()
-    files = draw_plots(tmp_path, summaries, 0.95)
-    assert [file.name for file in files] == [
-        *("accuracy-flops.png", "accuracy-seconds.png")
-    ]
+    names = ["accuracy-flops.png", "accuracy-seconds.png"]
+    draw_plots(tmp_path, summaries, 0.95)
+    files = sorted(tmp_path.glob("accuracy-*"))
+    assert [file.name for file in files] == names
     for file in files:
         with Image.open(file) as image:
             assert image.width > 1000
             assert len(image.convert("RGB").getcolors(1 << 20)) > 20
     unknown = [replace(summary, flops=None) for summary in summaries]
-    assert [f.name for f in draw_plots(tmp_path, unknown, 1.0)] == [
-        "accuracy-seconds.png"
-    ]
+    for file in files:
+        file.unlink()
+    draw_plots(tmp_path, unknown, 1.0)
+    assert [file.name for file in tmp_path.glob("accuracy-*")] == names[1:]
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1))
@@ -257,7 +253,3 @@ def test_no_report():
     for params in (None, {}, {"lladav": {"steps": 1}}):
         with pytest.raises(ValueError, match="is it LLaDA-V, served with vllm-lladav"):
             Answer.with_report(params, text="")
-
-
-def test_a_run_knows_its_median():
-    assert Run(EXACT, (3.0, 1.0, 2.0), ()).median_seconds == 2.0

@@ -8,24 +8,32 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vllm_lladav.options.options import ServerOptions
+from vllm_lladav.tools.checkpoint import Checkpoint, read_checkpoint
+from vllm_lladav.tools.eval import engine
+from vllm_lladav.tools.eval.answers import Target
+from vllm_lladav.tools.eval.cost import prompt_bound, resolved
+from vllm_lladav.tools.eval.plots import draw_plots, require_matplotlib
 from vllm_lladav.tools.eval.questions import Question, read_questions
+from vllm_lladav.tools.eval.report import (
+    describe_cheapest,
+    format_table,
+    table_row,
+    task_row,
+    write_results,
+)
 from vllm_lladav.tools.eval.settings import (
     AXES,
     PARAMETERS,
-    Lengths,
     Setting,
     all_combinations,
     parse_axis,
     parse_setting,
     plan_sweep,
 )
-
-if TYPE_CHECKING:
-    from vllm_lladav.tools.eval.cost import CostModel
-    from vllm_lladav.tools.eval.sweep import Summary, Target
+from vllm_lladav.tools.eval.sweep import Summary, run_setting, summarise
 
 DEFAULT_MODEL = "lladav-tiny"
 USAGE_ERROR = 2
@@ -167,18 +175,15 @@ def _add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _natural(text: str) -> int:
+def _natural(text: str, least: int = 0) -> int:
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0: {value}")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}: {value}")
     return value
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1: {value}")
-    return value
+    return _natural(text, least=1)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -187,13 +192,11 @@ def run(args: argparse.Namespace) -> int:
     try:
         # What needs no model is checked before one is loaded.
         settings = _settings(args)
-        engine_args = _engine_args(args)
+        engine_args = _engine_args(args.engine_args)
         questions = read_questions(args.questions, args.limit)
         if not 0 < args.keep <= 1:
             raise ValueError(f"--keep must be above 0 and at most 1: {args.keep}")
         if not args.no_plots:
-            from vllm_lladav.tools.eval.plots import require_matplotlib
-
             require_matplotlib()
         args.out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
@@ -201,30 +204,36 @@ def run(args: argparse.Namespace) -> int:
 
     # vLLM writes much to standard output that is of no use here.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    from openai import OpenAIError
     from vllm.exceptions import VLLMClientError
-
-    from vllm_lladav.tools.eval.cost import CostModel, resolved
-    from vllm_lladav.tools.eval.server import ServerError
 
     try:
         model = args.model or (None if args.url else DEFAULT_MODEL)
-        cost = CostModel.of(model) if model else None
-        num_layers = cost.shape.num_layers if cost else None
+        checkpoint = read_checkpoint(model) if model else None
+        num_layers = checkpoint.shape.num_layers if checkpoint else None
         for setting in settings:
             resolved(setting, num_layers, None if args.url else args.concurrency)
-        with _target(args, model, cost, questions, engine_args) as target:
-            summaries = _sweep(args, target, settings, questions, cost)
-    except ServerError as error:
-        return _complain(error, 1)
+        with _target(args, checkpoint, questions, engine_args) as target:
+            summaries = _sweep(args, target, settings, questions, checkpoint)
+    except OpenAIError as error:
+        # Why it could not be reached, if that was it.
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        return _complain(f"the server: {error}{cause}", 1)
     except (OSError, ValueError, VLLMClientError) as error:
         return _complain(error, USAGE_ERROR)
-    _finish(args, summaries)
+    _print_results(summaries, args.keep)
+    if not args.no_plots:
+        draw_plots(args.out, summaries, args.keep)
+    print(f"\nwritten: {args.out}")
     return 0
 
 
 def _settings(args: argparse.Namespace) -> tuple[Setting, ...]:
-    default = min(ServerOptions.block_length, args.gen_length)
-    lengths = Lengths(args.gen_length, args.block_length or default)
+    longest = min(ServerOptions.block_length, args.gen_length)
+    lengths = {
+        "gen_length": args.gen_length,
+        "block_length": args.block_length or longest,
+    }
     axes = {
         name: parse_axis(name, text)
         for name in AXES
@@ -234,24 +243,23 @@ def _settings(args: argparse.Namespace) -> tuple[Setting, ...]:
     return plan_sweep(lengths, all_combinations(axes), explicit)
 
 
-def _engine_args(args: argparse.Namespace) -> dict[str, Any]:
+def _engine_args(text: str) -> dict[str, Any]:
     try:
-        values = json.loads(args.engine_args)
+        values = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"--engine-args is no JSON: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"--engine-args must be a JSON object: {args.engine_args}")
+        raise ValueError(f"--engine-args must be a JSON object: {text}")
     return values
 
 
 @contextmanager
 def _target(
     args: argparse.Namespace,
-    model: str | None,
-    cost: "CostModel | None",
+    checkpoint: Checkpoint | None,
     questions: list[Question],
     engine_args: dict[str, Any],
-) -> "Iterator[Target]":
+) -> Iterator[Target]:
     """The server, or an engine that is shut down afterwards."""
     if args.url:
         from vllm_lladav.tools.eval.server import ServerTarget
@@ -260,81 +268,50 @@ def _target(
             args.url, args.concurrency, args.served_model_name, args.api_key, args.seed
         )
         return
-    from vllm_lladav.tools.eval import engine
-
-    assert model is not None and cost is not None
-    longest = max(map(cost.prompt_bound, questions)) + args.gen_length
+    assert checkpoint is not None
+    longest = max(prompt_bound(checkpoint, question) for question in questions)
     with engine.running(
-        model, args.concurrency, longest, args.gen_length, engine_args
+        checkpoint.name,
+        args.concurrency,
+        longest + args.gen_length,
+        args.gen_length,
+        engine_args,
     ) as llm:
         yield engine.EngineTarget(llm, args.seed)
 
 
 def _sweep(
     args: argparse.Namespace,
-    target: "Target",
+    target: Target,
     settings: tuple[Setting, ...],
     questions: list[Question],
-    cost: "CostModel | None",
-) -> "list[Summary]":
+    checkpoint: Checkpoint | None,
+) -> list[Summary]:
     """Run all settings. What is known is written after each, in case it is stopped."""
-    from vllm_lladav.tools.eval.report import table_row
-    from vllm_lladav.tools.eval.sweep import run_setting, summarise
-
     warm_up = args.concurrency if args.warm_up is None else args.warm_up
+    parameters = vars(args).copy()
+    del parameters["run"], parameters["api_key"]
     summaries: list[Summary] = []
     for number, setting in enumerate(settings, 1):
         print(f"[{number}/{len(settings)}] {setting.label}", file=sys.stderr, end="")
         found = run_setting(target, questions, setting, warm_up, args.repeats)
         baseline = summaries[0].run if summaries else found
-        summaries.append(summarise(found, questions, baseline, cost))
+        summaries.append(summarise(found, questions, baseline, checkpoint))
         row = table_row(summaries[-1], summaries[0])
         print(f": {row['accuracy']}, {row['seconds']} s", file=sys.stderr, flush=True)
-        _write(args, summaries, questions, is_done=number == len(settings))
+        is_done = number == len(settings)
+        write_results(args.out, summaries, questions, parameters, args.keep, is_done)
     return summaries
 
 
-def _write(
-    args: argparse.Namespace,
-    summaries: "list[Summary]",
-    questions: list[Question],
-    is_done: bool,
-) -> None:
-    from vllm_lladav.tools.eval.environment import environment
-    from vllm_lladav.tools.eval.report import results, write_results
-    from vllm_lladav.tools.eval.sweep import choose
-
-    parameters = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in vars(args).items()
-        if name not in ("run", "api_key")
-    }
-    choice = choose(summaries, args.keep) if is_done else None
-    found = results(summaries, questions, args.keep, choice, parameters, environment())
-    write_results(args.out, found)
-
-
-def _finish(args: argparse.Namespace, summaries: "list[Summary]") -> None:
-    from vllm_lladav.tools.eval.report import (
-        describe_choice,
-        format_table,
-        table_row,
-        task_row,
-    )
-    from vllm_lladav.tools.eval.sweep import choose
-
+def _print_results(summaries: list[Summary], keep: float) -> None:
     print(format_table([table_row(summary, summaries[0]) for summary in summaries]))
     if len(summaries[0].by_task) > 1:
         print("\nAccuracy per task:")
         print(format_table([task_row(summary) for summary in summaries]))
-    print(f"\n{describe_choice(choose(summaries, args.keep), summaries[0])}")
-    if not args.no_plots:
-        from vllm_lladav.tools.eval.plots import draw_plots
-
-        draw_plots(args.out, summaries, args.keep)
-    print(f"\nwritten: {args.out}")
+    print(f"\n{describe_cheapest(summaries, keep)}")
 
 
-def _complain(error: Exception, exit_code: int) -> int:
+def _complain(error: Exception | str, exit_code: int) -> int:
     print(f"vllm-lladav eval: error: {error}", file=sys.stderr)
     return exit_code

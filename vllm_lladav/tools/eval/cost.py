@@ -3,25 +3,27 @@
 take them.
 """
 
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Self
+from pathlib import Path
 
 from PIL import Image
 
 from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.denoising.resolve import resolve
-from vllm_lladav.model.shape import ModelShape
 from vllm_lladav.options.kinds import LARGEST_INTEGER, refused
 from vllm_lladav.options.reading import read_server
-from vllm_lladav.tools.checkpoint import Checkpoint, read_checkpoint
+from vllm_lladav.tools.checkpoint import Checkpoint
+from vllm_lladav.tools.eval.answers import Answer
 from vllm_lladav.tools.eval.questions import Question
-from vllm_lladav.tools.eval.results import Answer
 from vllm_lladav.tools.eval.settings import Setting
 from vllm_lladav.tools.flops import planned_steps, request_flops
 
+# Many questions differ in nothing that matters here.
+_request_flops = lru_cache(maxsize=1 << 16)(request_flops)
 
+
+@lru_cache(maxsize=1024)
 def resolved(
     setting: Setting, num_layers: int | None = None, max_num_seqs: int | None = None
 ) -> DenoisingParams:
@@ -42,63 +44,38 @@ def resolved(
     return params
 
 
-@dataclass
-class CostModel:
-    """Floating-point operations of requests with one picture each."""
+def prompt_bound(checkpoint: Checkpoint, question: Question) -> int:
+    """An upper bound of the prompt's tokens, visual ones included.
 
-    checkpoint: Checkpoint
-    _known: dict[Any, int] = field(default_factory=dict, repr=False)
+    A token of text has at least one byte; the chat template's own text has fewer than
+    128 tokens.
+    """
+    num_visual, _ = _visual(checkpoint, question.image)
+    return num_visual + len(question.text.encode()) + 128
 
-    @classmethod
-    def of(cls, model: str) -> Self:
-        """Read the checkpoint of a name, directory or alias, without its weights.
 
-        Raises:
-            OSError: if it is not there.
-            ValueError: if it is no LLaDA-V.
-        """
-        return cls(read_checkpoint(model))
-
-    @property
-    def shape(self) -> ModelShape:
-        """Dimensions of the checkpoint."""
-        return self.checkpoint.shape
-
-    def prompt_bound(self, question: Question) -> int:
-        """An upper bound of the prompt's tokens, visual ones included.
-
-        A token of text has at least one byte; the chat template's own text has fewer
-        than 128 tokens.
-        """
-        (visual,), _ = self.checkpoint.visual([_image_size(str(question.image))])
-        return visual + len(question.text.encode()) + 128
-
-    def flops(self, setting: Setting, question: Question, answer: Answer) -> int:
-        """Operations of the whole model for one request: vision tower, decoder, head.
-
-        Exact unless :func:`is_estimate` says otherwise.
-        """
-        params = _resolved(setting, self.shape.num_layers)
-        steps = answer.masks
-        if steps is None:
-            steps = tuple(planned_steps(params, steps_by_block(params, answer)))
-        _, num_tiles = self.checkpoint.visual([_image_size(str(question.image))])
-        key = (setting, steps, answer.prompt_len, answer.visual_tokens, num_tiles)
-        if key not in self._known:
-            plan = StepPlan(params, answer.prompt_len, (answer.visual_tokens,))
-            found = request_flops(self.shape, plan, num_tiles, steps)
-            self._known[key] = found.total
-        return self._known[key]
+def flops(
+    checkpoint: Checkpoint, setting: Setting, question: Question, answer: Answer
+) -> int:
+    """Floating-point operations of the whole model (vision tower, decoder, head) for
+    one request. Exact unless :func:`is_estimate` says otherwise."""
+    params = resolved(setting, checkpoint.shape.num_layers)
+    steps = answer.masks
+    if steps is None:
+        steps = tuple(planned_steps(params, steps_by_block(params, answer)))
+    plan = StepPlan(params, answer.prompt_len, (answer.visual_tokens,))
+    _, num_tiles = _visual(checkpoint, question.image)
+    return _request_flops(checkpoint.shape, plan, num_tiles, steps).total
 
 
 def is_estimate(setting: Setting, answer: Answer) -> bool:
-    """Whether :meth:`CostModel.flops` is not exact.
+    """Whether :func:`flops` is not exact.
 
     Without having observed the steps, it is not known how many masks a step looked at
     once an end token was found, or with confidence decoding. Adaptive pruning decides
     in the worker how much it drops: what is counted is an upper bound.
     """
-    params = _resolved(setting, None)
+    params = resolved(setting)
     if params.pruning is not None and params.pruning.is_adaptive:
         return True
     return answer.masks is None and (params.is_confident or answer.is_ended)
@@ -123,12 +100,9 @@ def steps_by_block(params: DenoisingParams, answer: Answer) -> tuple[int, ...]:
     return tuple(share + (block < remainder) for block in range(begun))
 
 
-@lru_cache(maxsize=1024)
-def _resolved(setting: Setting, num_layers: int | None) -> DenoisingParams:
-    return resolved(setting, num_layers)
-
-
 @lru_cache(maxsize=1 << 16)
-def _image_size(path: str) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.size
+def _visual(checkpoint: Checkpoint, image: Path) -> tuple[int, int]:
+    """Visual tokens and tiles of a picture."""
+    with Image.open(image) as picture:
+        (num_visual,), num_tiles = checkpoint.visual([picture.size])
+    return num_visual, num_tiles

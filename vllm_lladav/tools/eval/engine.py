@@ -3,14 +3,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_lladav.denoising.plan import StepIndex
 from vllm_lladav.options.reading import ADDITIONAL_CONFIG_KEY
 from vllm_lladav.tools.engine import denoising_state, running_engine
-from vllm_lladav.tools.eval.chat import messages
-from vllm_lladav.tools.eval.questions import Question
-from vllm_lladav.tools.eval.results import Answer
+from vllm_lladav.tools.eval.answers import Answer
+from vllm_lladav.tools.eval.questions import Question, messages
 from vllm_lladav.tools.eval.settings import Setting
 from vllm_lladav.tools.flops import StepMasks
 
@@ -38,7 +38,7 @@ def running(
         # All first steps fit into one iteration: how many requests run at once must
         # not depend on what a setting drops.
         "max_num_batched_tokens": concurrency * longest,
-        # Every picture is processed anew (see ``chat.py``): nothing is found there.
+        # Every picture is processed anew (see ``messages``): nothing is found there.
         "mm_processor_cache_gb": 0,
         "limit_mm_per_prompt": {"image": 1},
         "additional_config": {ADDITIONAL_CONFIG_KEY: server},
@@ -46,6 +46,7 @@ def running(
     return running_engine(model, **{**defaults, **options})
 
 
+@dataclass(frozen=True)
 class EngineTarget:
     """An idle engine of this process. With one worker, steps are observed.
 
@@ -53,9 +54,8 @@ class EngineTarget:
         seed: of the first question; the others have the following ones.
     """
 
-    def __init__(self, llm: "LLM", seed: int = 0) -> None:
-        self._llm = llm
-        self._seed = seed
+    llm: "LLM"
+    seed: int = 0
 
     def ask(self, questions: Sequence[Question], setting: Setting) -> list[Answer]:
         """Ask all at once; answers come in the same order.
@@ -69,27 +69,25 @@ class EngineTarget:
             SamplingParams(
                 max_tokens=None,
                 temperature=0.0,
-                seed=self._seed + number,
+                seed=self.seed + number,
                 extra_args=setting.xargs,
             )
             for number in range(len(questions))
         ]
         conversations: list[Any] = [messages(question) for question in questions]
-        with _observed(self._llm) as masks:
-            outputs = self._llm.chat(conversations, params, use_tqdm=False)
-        return [_answer(output, masks) for output in outputs]
-
-
-def _answer(output: Any, masks: Mapping[str, Sequence[StepMasks]] | None) -> Answer:
-    (completion,) = output.outputs
-    return Answer.with_report(
-        output.kv_transfer_params,
-        text=completion.text,
-        num_tokens=len(completion.token_ids),
-        is_ended=completion.finish_reason == "stop",
-        prompt_len=len(output.prompt_token_ids or ()),
-        masks=None if masks is None else tuple(masks[output.request_id]),
-    )
+        with _observed(self.llm) as masks:
+            outputs = self.llm.chat(conversations, params, use_tqdm=False)
+        return [
+            Answer.with_report(
+                output.kv_transfer_params,
+                text=output.outputs[0].text,
+                num_tokens=len(output.outputs[0].token_ids),
+                is_ended=output.outputs[0].finish_reason == "stop",
+                prompt_len=len(output.prompt_token_ids or ()),
+                masks=None if masks is None else tuple(masks[output.request_id]),
+            )
+            for output in outputs
+        ]
 
 
 @contextmanager

@@ -1,22 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accuracy against what a setting costs, as PNG. matplotlib is imported late."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from vllm_lladav.tools.eval.sweep import Summary
 
-FLOPS_NAME = "accuracy-flops.png"
-SECONDS_NAME = "accuracy-seconds.png"
-
 LOG_FROM = 5
 """The cost axis is logarithmic if the largest cost is more than so many times the
 smallest."""
 
 _COLOURS = {
-    "none": "#444444",
+    "not pruned": "#444444",
     "fastv": "#0072b2",
     "aggregated": "#009e73",
     "adaptive": "#56b4e9",
@@ -24,7 +21,7 @@ _COLOURS = {
     "uniform": "#e69f00",
     "random": "#d55e00",
 }
-_MARKERS = {"none": "o", "prompt": "s", "prefix": "^", "dual": "D"}
+_MARKERS = {"prompt": "s", "prefix": "^", "dual": "D"}
 
 
 def require_matplotlib() -> None:
@@ -40,39 +37,32 @@ def require_matplotlib() -> None:
         )
 
 
-def draw_plots(
-    directory: Path, summaries: Sequence[Summary], keep: float
-) -> list[Path]:
-    """Write accuracy against operations, if these are known, and against seconds.
+def draw_plots(directory: Path, summaries: Sequence[Summary], keep: float) -> None:
+    """Write accuracy against seconds, and against operations if these are known, as
+    ``accuracy-seconds.png`` and ``accuracy-flops.png``.
 
     Args:
         keep: share of the first summary's accuracy at which a line is drawn, 0 to 1.
-
-    Returns:
-        The files, PNG.
     """
-    num_questions = len(summaries[0].run.answers)
-    files = []
-    if all(summary.flops is not None for summary in summaries):
+    num_questions = len(summaries[0].right)
+    seconds = [summary.seconds / num_questions for summary in summaries]
+    label = "seconds per question (wall time of all / number of questions)"
+    _draw(directory / "accuracy-seconds.png", summaries, keep, label, seconds)
+    flops = [summary.flops / 1e9 for summary in summaries if summary.flops is not None]
+    if len(flops) == len(summaries):
         is_rough = any(summary.flops_are_estimated for summary in summaries)
         label = "model GFLOP per request" + (", partly estimated" if is_rough else "")
-        file = directory / FLOPS_NAME
-        _draw(file, summaries, keep, label, lambda s: (s.flops or 0.0) / 1e9)
-        files.append(file)
-    file = directory / SECONDS_NAME
-    label = "seconds per question (wall time of all / number of questions)"
-    _draw(file, summaries, keep, label, lambda s: s.seconds / num_questions)
-    return [*files, file]
+        _draw(directory / "accuracy-flops.png", summaries, keep, label, flops)
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
     """Indices of the (cost, accuracy) for which no other is as cheap and as accurate;
     in order of cost."""
     best: list[int] = []
-    for index in sorted(
-        range(len(points)), key=lambda i: (points[i][0], -points[i][1])
+    for index, (_, accuracy) in sorted(
+        enumerate(points), key=lambda item: (item[1][0], -item[1][1])
     ):
-        if not best or points[index][1] > points[best[-1]][1]:
+        if not best or accuracy > points[best[-1]][1]:
             best.append(index)
     return best
 
@@ -82,16 +72,18 @@ def _draw(
     summaries: Sequence[Summary],
     keep: float,
     label: str,
-    cost_of: Callable[[Summary], float],
+    costs: Sequence[float],
 ) -> None:
     # Without pyplot: no window system, and no state that outlives the figure.
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.add_subplot()
-    points = [(cost_of(s), s.accuracy.value) for s in summaries]
+    values = [summary.accuracy.value for summary in summaries]
+    points = list(zip(costs, values, strict=True))
     _draw_points(axes, summaries, points)
-    least = keep * points[0][1]
+    least = keep * values[0]
     axes.axhline(least, color="#999999", linestyle=":", linewidth=1)
     axes.annotate(
         f"{keep:.0%} of exact",
@@ -103,10 +95,17 @@ def _draw(
         fontsize=7,
         color="#666666",
     )
-    _scale_costs(axes, [cost for cost, _ in points])
-    axes.set_xlabel(label)
-    axes.set_ylabel("accuracy (exact match), 95% interval")
-    axes.set_title(f"{len(summaries[0].right)} questions; the line joins the best")
+    if max(costs) > LOG_FROM * min(costs) > 0:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="x", which="both", labelsize=8)
+    axes.set(
+        xlabel=label,
+        ylabel="accuracy (exact match), 95% interval",
+        title=f"{len(summaries[0].right)} questions; the line joins the best",
+    )
     axes.grid(alpha=0.2, which="both")
     _add_legend(figure, summaries)
     figure.savefig(file, dpi=150)
@@ -118,14 +117,14 @@ def _draw_points(
     """Every (cost, accuracy) with its interval; the best are joined and named."""
     for summary, (cost, value) in zip(summaries, points, strict=True):
         low, high = summary.accuracy.interval
-        colour, marker = _style(summary)
+        policy, cache = _style(summary)
         axes.errorbar(
             cost,
             value,
             yerr=[[value - low], [high - value]],
-            fmt=marker,
-            color=colour,
-            ecolor=colour + "40",
+            fmt=_MARKERS.get(cache, "o"),
+            color=_COLOURS[policy],
+            ecolor=_COLOURS[policy] + "40",
             markersize=6,
             elinewidth=1,
         )
@@ -145,44 +144,26 @@ def _draw_points(
         )
 
 
-def _scale_costs(axes: Any, costs: Sequence[float]) -> None:
-    """A logarithmic axis where costs are far apart."""
-    from matplotlib.ticker import LogLocator
-
-    if max(costs) > LOG_FROM * min(costs) > 0:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
-        axes.xaxis.set_minor_formatter("{x:g}")
-        axes.tick_params(axis="x", which="both", labelsize=8)
-
-
 def _style(summary: Summary) -> tuple[str, str]:
-    """Colour of the pruning policy and marker of the cache."""
-    setting = summary.run.setting
-    policy = setting.get("prune_policy") or "none"
-    return _COLOURS[policy], _MARKERS[setting.get("cache") or "none"]
+    """Pruning policy and cache, as the tables of colours and markers have them."""
+    xargs = summary.run.setting.xargs
+    return xargs.get("prune_policy", "not pruned"), xargs["cache"]
 
 
 def _add_legend(figure: Any, summaries: Sequence[Summary]) -> None:
     from matplotlib.lines import Line2D
 
-    policies = {s.run.setting.get("prune_policy") or "none" for s in summaries}
-    caches = {s.run.setting.get("cache") for s in summaries}
+    policies, caches = map(set, zip(*map(_style, summaries), strict=True))
     handles = [
-        Line2D([], [], color=colour, marker="o", linestyle="", label=_policy_name(name))
-        for name, colour in _COLOURS.items()
-        if name in policies
+        Line2D([], [], color=colour, marker="o", linestyle="", label=policy)
+        for policy, colour in _COLOURS.items()
+        if policy in policies
     ]
     handles += [
-        Line2D([], [], color="#777777", marker=marker, linestyle="", label=f"{name}")
-        for name, marker in _MARKERS.items()
-        if name in caches and name != "none"
+        Line2D([], [], color="#777777", marker=marker, linestyle="", label=cache)
+        for cache, marker in _MARKERS.items()
+        if cache in caches
     ]
     figure.legend(
         handles=handles, fontsize=8, loc="outside lower center", ncols=len(handles)
     )
-
-
-def _policy_name(name: str) -> str:
-    return "not pruned" if name == "none" else name

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions about pictures, read from JSONL files."""
+"""Questions about pictures: read from JSONL files, sent as OpenAI messages."""
 
+import base64
 import json
+import mimetypes
+import uuid
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FILE_NAME = "questions.jsonl"
 _REQUIRED = ("id", "image", "question", "answer")
 _OPTIONAL = ("task", "kind")
 
@@ -43,8 +45,8 @@ def read_questions(path: Path, limit: int | None = None) -> list[Question]:
         ValueError: naming file, line and field.
         OSError: if the file cannot be read.
     """
-    file = path / FILE_NAME if path.is_dir() else path
-    questions = []
+    file = path / "questions.jsonl" if path.is_dir() else path
+    questions: list[Question] = []
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
@@ -66,6 +68,23 @@ def read_questions(path: Path, limit: int | None = None) -> list[Question]:
     return questions
 
 
+def messages(question: Question) -> list[dict[str, Any]]:
+    """OpenAI messages with the question's picture and text.
+
+    The picture gets a name of its own every time, under which vLLM would cache what is
+    made of it: no setting may find the pictures of the one before.
+    """
+    kind = mimetypes.guess_type(question.image)[0] or "image/png"
+    data = base64.b64encode(question.image.read_bytes()).decode()
+    picture = {
+        "type": "image_url",
+        "image_url": {"url": f"data:{kind};base64,{data}"},
+        "uuid": uuid.uuid4().hex,
+    }
+    text = {"type": "text", "text": question.text}
+    return [{"role": "user", "content": [picture, text]}]
+
+
 def _read_line(line: str, directory: Path) -> Question:
     try:
         values = json.loads(line)
@@ -75,20 +94,12 @@ def _read_line(line: str, directory: Path) -> Question:
         raise ValueError("no JSON object")
     if isinstance(values.get("id"), int) and not isinstance(values["id"], bool):
         values["id"] = str(values["id"])
-    found = {name: _text(values, name) for name in _REQUIRED}
-    for name in _OPTIONAL:
-        found[name] = _text(values, name) if values.get(name) is not None else ""
-    image = directory / found["image"]
+    given = [name for name in _OPTIONAL if values.get(name) is not None]
+    found: dict[str, Any] = {name: _text(values, name) for name in (*_REQUIRED, *given)}
+    image = directory / found.pop("image")
     if not image.is_file():
         raise ValueError(f"image: {image} is no file")
-    return Question(
-        id=found["id"],
-        image=image,
-        text=found["question"],
-        answer=found["answer"],
-        task=found["task"],
-        kind=found["kind"],
-    )
+    return Question(image=image, text=found.pop("question"), **found)
 
 
 def _text(values: dict[str, Any], name: str) -> str:

@@ -4,16 +4,15 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vllm_lladav.tools.eval.environment import environment
 from vllm_lladav.tools.eval.questions import Question
 from vllm_lladav.tools.eval.scoring import Accuracy
 from vllm_lladav.tools.eval.settings import PARAMETERS
-from vllm_lladav.tools.eval.sweep import Choice, Summary
-
-JSON_NAME = "results.json"
-CSV_NAME = "results.csv"
+from vllm_lladav.tools.eval.sweep import Summary, cheapest
 
 Row = dict[str, Any]
 
@@ -55,110 +54,91 @@ def task_row(summary: Summary) -> Row:
 def format_table(rows: Sequence[Row]) -> str:
     """Rows of texts as aligned lines under their headers; the first column is flush
     left, the others flush right."""
-    headers = list(rows[0])
-    lines = [headers, *([row[name] for name in headers] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            text.rjust(width) if number else text.ljust(width)
-            for number, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    columns: list[list[str]] = []
+    for name in rows[0]:
+        texts = [name, *(row[name] for row in rows)]
+        justify = str.rjust if columns else str.ljust
+        columns.append([justify(text, max(map(len, texts))) for text in texts])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
-def describe_choice(choice: Choice, baseline: Summary) -> str:
+def describe_cheapest(summaries: Sequence[Summary], keep: float) -> str:
     """Printed text: the cheapest settings that keep enough accuracy, with the
-    ``vllm_xargs`` to send."""
+    ``vllm_xargs`` to send; the first summary is the exact setting's."""
+    baseline = summaries[0]
     if not baseline.accuracy.num_right:
         return (
             f"The {baseline.label} setting answers nothing right: there is no accuracy "
             "to keep."
         )
-    lines = [f"Cheapest with at least {choice.keep:.0%} of exact accuracy:"]
-    for what, summary in (
-        ("FLOPs", choice.by_flops),
-        ("wall time", choice.by_seconds),
-    ):
+    lines = [f"Cheapest with at least {keep:.0%} of exact accuracy:"]
+    by_flops, by_seconds = cheapest(summaries, keep)
+    for what, summary in (("FLOPs", by_flops), ("wall time", by_seconds)):
         if summary is None:
             continue
-        savings = [f"{_saving(summary.seconds, baseline.seconds)} wall time"]
-        if summary.flops is not None and baseline.flops is not None:
-            savings.insert(0, f"{_saving(summary.flops, baseline.flops)} FLOPs")
         kept = _ratio(summary.accuracy.value, baseline.accuracy.value, ".1%")
-        lines.append(
-            f"  by {what}: {summary.label} ({kept} of exact accuracy, "
-            f"{', '.join(savings)})"
-        )
+        found = f"{kept} of exact accuracy, "
+        if summary.flops is not None and baseline.flops is not None:
+            found += f"{summary.flops / baseline.flops - 1:+.0%} FLOPs, "
+        found += f"{summary.seconds / baseline.seconds - 1:+.0%} wall time"
+        lines.append(f"  by {what}: {summary.label} ({found})")
         lines.append(f"    vllm_xargs: {json.dumps(summary.run.setting.xargs)}")
     return "\n".join(lines)
 
 
-def results(
+def write_results(
+    directory: Path,
     summaries: Sequence[Summary],
     questions: Sequence[Question],
-    keep: float,
-    choice: Choice | None,
     parameters: Mapping[str, Any],
-    environment: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The content of ``results.json``; ``choice`` is None until all settings ran."""
-    baseline = summaries[0]
-    best = None
-    if choice is not None:
-        best = {
-            "by_flops": choice.by_flops and choice.by_flops.label,
-            "by_seconds": choice.by_seconds.label,
-        }
-    return {
-        "environment": dict(environment),
-        "parameters": dict(parameters),
+    keep: float,
+    is_done: bool,
+) -> None:
+    """Write ``results.json`` and ``results.csv``.
+
+    Args:
+        parameters: of the sweep, for the record; paths are written as texts.
+        keep: share of the exact setting's accuracy that the best one must keep.
+        is_done: whether all settings ran: there is no best one before.
+    """
+    by_flops, by_seconds = cheapest(summaries, keep)
+    best = {"by_flops": by_flops and by_flops.label, "by_seconds": by_seconds.label}
+    entries = [_entry(summary, summaries[0], questions) for summary in summaries]
+    found = {
+        "environment": environment(),
+        "parameters": parameters,
         "keep": keep,
-        "best": best,
-        "settings": [_entry(s, baseline, questions) for s in summaries],
+        "best": best if is_done else None,
+        "settings": entries,
     }
-
-
-def write_results(directory: Path, found: Mapping[str, Any]) -> list[Path]:
-    """Write ``results.json`` and ``results.csv``; returns the files."""
-    json_file, csv_file = directory / JSON_NAME, directory / CSV_NAME
-    json_file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    rows = [csv_row(entry) for entry in found["settings"]]
+    text = json.dumps(found, indent=1, default=str)
+    (directory / "results.json").write_text(text + "\n", encoding="utf-8")
+    rows = [_csv_row(entry) for entry in entries]
     headers = list(dict.fromkeys(name for row in rows for name in row))
-    with csv_file.open("w", newline="", encoding="utf-8") as file:
+    with (directory / "results.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, headers, restval="")
         writer.writeheader()
         writer.writerows(rows)
-    return [json_file, csv_file]
 
 
-def csv_row(entry: Mapping[str, Any]) -> Row:
+def _csv_row(entry: Mapping[str, Any]) -> Row:
     """A line of ``results.csv``: one entry of ``settings`` in the JSON, without its
     nested values."""
-    arguments = entry["vllm_xargs"]
-    figures = {
-        name: value
-        for name, value in entry.items()
-        if not isinstance(value, dict | list)
-    }
+    arguments, by_task = entry["vllm_xargs"], entry["accuracy_by_task"]
+    nested = (dict, list)
     return {
         "setting": entry["setting"],
-        "gen_length": arguments["gen_length"],
-        **{name: arguments.get(name, "") for name in PARAMETERS},
-        **figures,
-        **{
-            f"accuracy_{task}": found["value"]
-            for task, found in entry["accuracy_by_task"].items()
-        },
+        **{name: arguments.get(name, "") for name in ("gen_length", *PARAMETERS)},
+        **{name: v for name, v in entry.items() if not isinstance(v, nested)},
+        **{f"accuracy_{task}": found["value"] for task, found in by_task.items()},
     }
 
 
 def _entry(
     summary: Summary, baseline: Summary, questions: Sequence[Question]
 ) -> dict[str, Any]:
-    answers = summary.run.answers
     low, high = summary.accuracy.interval
-    entry = {
+    return {
         "setting": summary.label,
         "vllm_xargs": summary.run.setting.xargs,
         "accuracy": summary.accuracy.value,
@@ -181,34 +161,29 @@ def _entry(
         "seconds_of_repeats": list(summary.run.seconds),
         "accuracy_by_task": _accuracies(summary.by_task),
         "accuracy_by_kind": _accuracies(summary.by_kind),
+        "predictions": [
+            {
+                "id": question.id,
+                "question": question.text,
+                "answer": question.answer,
+                "prediction": answer.text,
+                "right": right,
+                "tokens": answer.num_tokens,
+                "steps": answer.steps,
+                "prompt_tokens": answer.prompt_len,
+                "visual_tokens": answer.visual_tokens,
+                "visual_tokens_kept": answer.visual_tokens_kept,
+            }
+            for question, answer, right in zip(
+                questions, summary.run.answers, summary.right, strict=True
+            )
+        ],
     }
-    predictions = [
-        {
-            "id": question.id,
-            "question": question.text,
-            "answer": question.answer,
-            "prediction": answer.text,
-            "right": right,
-            "tokens": answer.num_tokens,
-            "steps": answer.steps,
-            "prompt_tokens": answer.prompt_len,
-            "visual_tokens": answer.visual_tokens,
-            "visual_tokens_kept": answer.visual_tokens_kept,
-        }
-        for question, answer, right in zip(
-            questions, answers, summary.right, strict=True
-        )
-    ]
-    return {**entry, "predictions": predictions}
 
 
 def _accuracies(groups: Mapping[str, Accuracy]) -> dict[str, Any]:
     return {
-        group: {
-            "value": found.value,
-            "num_right": found.num_right,
-            "num_questions": found.num_questions,
-        }
+        group: {"value": found.value, **asdict(found)}
         for group, found in groups.items()
     }
 
@@ -220,8 +195,3 @@ def _quotient(value: float | None, whole: float | None) -> float | None:
 def _ratio(value: float | None, whole: float | None, form: str, unit: str = "") -> str:
     quotient = _quotient(value, whole)
     return "-" if quotient is None else f"{quotient:{form}}{unit}"
-
-
-def _saving(value: float, whole: float) -> str:
-    """Such as ``-60%``."""
-    return f"{value / whole - 1:+.0%}"

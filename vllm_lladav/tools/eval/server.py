@@ -8,16 +8,11 @@ from typing import Any
 
 from openai import OpenAI, OpenAIError
 
-from vllm_lladav.tools.eval.chat import messages
-from vllm_lladav.tools.eval.questions import Question
-from vllm_lladav.tools.eval.results import Answer
+from vllm_lladav.tools.eval.answers import Answer
+from vllm_lladav.tools.eval.questions import Question, messages
 from vllm_lladav.tools.eval.settings import Setting
 
 TIMEOUT_SECONDS = 3600
-
-
-class ServerError(Exception):
-    """The server could not be asked, or refused."""
 
 
 class ServerTarget:
@@ -31,7 +26,7 @@ class ServerTarget:
         seed: of the first question; the others have the following ones.
 
     Raises:
-        ServerError: if it does not answer.
+        OpenAIError: if it does not answer, or has no model.
     """
 
     def __init__(
@@ -52,22 +47,19 @@ class ServerTarget:
         )
         self._concurrency = concurrency
         self._seed = seed
-        self.model = model or self._first_model()
+        self._model = model or self._first_model()
 
     def _first_model(self) -> str:
-        try:
-            models = self._client.models.list().data
-        except OpenAIError as error:
-            raise ServerError(_describe(error)) from error
+        models = self._client.models.list().data
         if not models:
-            raise ServerError("the server lists no models")
+            raise OpenAIError("it lists no models")
         return models[0].id
 
     def ask(self, questions: Sequence[Question], setting: Setting) -> list[Answer]:
         """Keep ``concurrency`` requests running; answers come in the same order.
 
         Raises:
-            ServerError: for the first request that fails. The ones that run are
+            OpenAIError: of the first request that fails. The ones that run are
                 waited for, no further ones are sent.
         """
         with ThreadPoolExecutor(self._concurrency) as pool:
@@ -77,17 +69,15 @@ class ServerTarget:
             ]
             try:
                 return [future.result() for future in futures]
-            except OpenAIError as error:
-                raise ServerError(_describe(error)) from error
             finally:
                 pool.shutdown(cancel_futures=True)
 
     def _ask_one(self, question: Question, setting: Setting, seed: int) -> Answer:
         chat: Any = messages(question)
         response = self._client.chat.completions.create(
-            model=self.model,
+            model=self._model,
             messages=chat,
-            max_tokens=setting.get("gen_length"),
+            max_tokens=setting.xargs["gen_length"],
             temperature=0,
             seed=seed,
             # Not streamed: only whole responses say how many steps ran.
@@ -102,9 +92,3 @@ class ServerTarget:
             is_ended=choice.finish_reason == "stop",
             prompt_len=usage.prompt_tokens,
         )
-
-
-def _describe(error: OpenAIError) -> str:
-    """The message with what the server said, or why it could not be reached."""
-    cause = error.__cause__
-    return f"the server: {error}" + (f" ({cause})" if cause else "")

@@ -3,12 +3,13 @@
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vllm_lladav.options.kinds import OptionError, Text
-from vllm_lladav.options.options import REQUEST_OPTIONS, ServerOptions
+from vllm_lladav.options.options import REQUEST_OPTIONS
 from vllm_lladav.options.reading import read_request, read_server
 from vllm_lladav.options.rules import matters
 from vllm_lladav.pruning.policies import policy_of
@@ -33,9 +34,13 @@ AXES = {
 BASELINE = "exact"
 """Label of the setting that all others are compared with."""
 
+_SERVER = read_server({"plugin": "pruning", "prune_rate": 0.0})
+"""One that prunes nothing unless a request says so."""
+
 _KEY_VALUE = re.compile(r",(?=\s*[a-z_]+\s*=)")
 
 Values = Mapping[str, Any]
+Args = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -48,23 +53,11 @@ class Setting:
     """
 
     label: str
-    args: tuple[tuple[str, Any], ...]
+    args: Args
 
     @property
     def xargs(self) -> dict[str, Any]:
         return dict(self.args)
-
-    def get(self, name: str) -> Any:
-        """None if it is not sent."""
-        return self.xargs.get(name)
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """What all settings share, in tokens."""
-
-    gen_length: int
-    block_length: int
 
 
 def parse_axis(name: str, text: str) -> tuple[Any, ...]:
@@ -119,17 +112,13 @@ def _parse_value(name: str, text: str) -> Any:
 
 
 def all_combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Values of every setting of a sweep; none if there are no axes."""
-    if not axes:
-        return []
-    return [
-        dict(zip(axes, values, strict=True))
-        for values in itertools.product(*axes.values())
-    ]
+    """Values of every setting of a sweep."""
+    combinations = itertools.product(*axes.values())
+    return [dict(zip(axes, values, strict=True)) for values in combinations]
 
 
 def plan_sweep(
-    lengths: Lengths,
+    lengths: Values,
     combinations: Iterable[Values],
     explicit: Iterable[tuple[str | None, Values]] = (),
 ) -> tuple[Setting, ...]:
@@ -137,30 +126,35 @@ def plan_sweep(
 
     A name that was given to a meaning is its label, wherever it comes first.
 
+    Args:
+        lengths: what all settings share: ``gen_length``, and the ``block_length`` of
+            those that have none, in tokens.
+
     Raises:
         ValueError: for values that no server takes, and for a name that stands for
             two things.
     """
-    named = {_completed(lengths, values): name for name, values in explicit if name}
-    meanings = [
-        _completed(lengths, values)
-        for values in ({}, *combinations, *(values for _, values in explicit))
-    ]
-    settings = []
-    for number, args in enumerate(dict.fromkeys(meanings)):
-        label = BASELINE if number == 0 else named.get(args) or _label(lengths, args)
-        settings.append(Setting(label, args))
-    labels = [setting.label for setting in settings]
-    if twice := [label for label in labels if labels.count(label) > 1]:
-        raise ValueError(f"two settings are called {twice[0]!r}")
-    return tuple(settings)
+    shared = {**lengths, "steps": lengths["gen_length"]}
+    exact = _meaning(shared)
+    names: dict[Args, str | None] = {exact: None}
+    for name, values in (*((None, values) for values in combinations), *explicit):
+        args = _meaning({**shared, **values})
+        names[args] = name or names.get(args)
+    names[exact] = BASELINE
+    settings = tuple(
+        Setting(name or _label(dict(args), dict(exact)), args)
+        for args, name in names.items()
+    )
+    (label, times), *_ = Counter(s.label for s in settings).most_common(1)
+    if times > 1:
+        raise ValueError(f"two settings are called {label!r}")
+    return settings
 
 
-def _completed(lengths: Lengths, values: Values) -> tuple[tuple[str, Any], ...]:
+def _meaning(values: Values) -> Args:
     """Everything that a request must say to mean the same on every server, and nothing
     that changes nothing: equal meanings are equal."""
-    server = _exact_server(lengths)
-    options = read_request(server, {"gen_length": lengths.gen_length, **values})
+    options = read_request(_SERVER, values)
     args = {
         name: getattr(options, name)
         for name in ("gen_length", *PARAMETERS)
@@ -168,62 +162,27 @@ def _completed(lengths: Lengths, values: Values) -> tuple[tuple[str, Any], ...]:
     }
     if "prune_queries" in args and args["prune_queries"] is None:
         args["prune_queries"] = policy_of(options.prune_policy).default_queries
-    if args["steps"] is None:
-        args["steps"] = lengths.gen_length
     # What is left depends on the model.
     return tuple(sorted((n, v) for n, v in args.items() if v is not None))
 
 
-def _exact_server(lengths: Lengths) -> ServerOptions:
-    """One that prunes nothing unless a request says so."""
-    longest = max(ServerOptions.max_gen_length, lengths.gen_length)
-    return read_server(
-        {
-            "plugin": "pruning",
-            "prune_rate": 0.0,
-            "max_gen_length": longest,
-            "block_length": lengths.block_length,
-        }
-    )
-
-
-def _label(lengths: Lengths, args: tuple[tuple[str, Any], ...]) -> str:
-    """What differs from the exact setting."""
-    values = dict(args)
-    usual = {
-        **{name: option.default for name, option in PARAMETERS.items()},
-        "block_length": lengths.block_length,
-        "steps": lengths.gen_length,
-    }
-    pruning = _pruning_label(values)
-    parts = [pruning] if pruning else []
-    for name, option in PARAMETERS.items():
-        is_unusual = values.get(name, usual[name]) != usual[name]
-        if is_unusual and not name.startswith("prune_"):
-            parts.append(option.label.format(values[name]))
-    return " + ".join(parts)
-
-
-def _pruning_label(values: Values) -> str:
-    """Policy and cuts always, what else differs from the usual."""
-    if not values.get("prune_rate") and "prune_stages" not in values:
-        return ""
-    policy = values["prune_policy"]
-    cuts = values.get("prune_stages")
-    if cuts is None:
-        cuts = f"{values['prune_rate']:g}"
-    usual = {
-        **{name: option.default for name, option in PARAMETERS.items()},
-        "prune_queries": policy_of(policy).default_queries,
+def _label(values: dict[str, Any], exact: dict[str, Any]) -> str:
+    """What differs from the exact setting; policy and cuts always and first."""
+    usual = {name: option.default for name, option in PARAMETERS.items()} | exact
+    policy = values.get("prune_policy")
+    if policy is not None:
+        usual["prune_queries"] = policy_of(policy).default_queries
         # Adaptive pruning is nothing without it.
-        "prune_tau": None,
-    }
-    shown = ("prune_rate", "prune_stages", "prune_policy")
-    others = [
-        option.label.format(values[name])
+        usual["prune_tau"] = None
+    texts = {
+        name: option.label.format(values[name])
         for name, option in PARAMETERS.items()
-        if name.startswith("prune_")
-        and name not in shown
+        if name not in ("prune_policy", "prune_rate", "prune_stages")
         and values.get(name, usual[name]) != usual[name]
-    ]
-    return " ".join([policy, cuts, *others]).replace(" @", "@")
+    }
+    parts = [text for name, text in texts.items() if not name.startswith("prune_")]
+    if policy is not None:
+        cuts = values.get("prune_stages") or f"{values['prune_rate']:g}"
+        others = [text for name, text in texts.items() if name.startswith("prune_")]
+        parts.insert(0, " ".join([policy, cuts, *others]).replace(" @", "@"))
+    return " + ".join(parts)

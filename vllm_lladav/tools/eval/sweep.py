@@ -1,32 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings run one after the other, measured, and compared."""
 
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from statistics import fmean, median
 
+from vllm_lladav.tools.checkpoint import Checkpoint
+from vllm_lladav.tools.eval.answers import Answer, Target
+from vllm_lladav.tools.eval.cost import flops, is_estimate
 from vllm_lladav.tools.eval.questions import Question
-from vllm_lladav.tools.eval.results import Answer, Run
-from vllm_lladav.tools.eval.scoring import (
-    Accuracy,
-    accuracy,
-    accuracy_by,
-    is_right,
-    normalise,
-)
+from vllm_lladav.tools.eval.scoring import Accuracy, accuracy_by, is_same
 from vllm_lladav.tools.eval.settings import Setting
 
-if TYPE_CHECKING:
-    from vllm_lladav.tools.eval.cost import CostModel
 
+@dataclass(frozen=True)
+class Run:
+    """The answers to all questions with one setting.
 
-class Target(Protocol):
-    """What answers questions: an engine or a server."""
+    Attributes:
+        seconds: wall time of each repeat, from the first request to the last answer.
+        answers: those of the first repeat, in the order of the questions.
+    """
 
-    def ask(self, questions: Sequence[Question], setting: Setting) -> list[Answer]:
-        """Answers in the order of the questions."""
+    setting: Setting
+    seconds: tuple[float, ...]
+    answers: tuple[Answer, ...]
 
 
 def run_setting(
@@ -60,7 +59,6 @@ class Summary:
     Attributes:
         run: its answers and times.
         right: whether each answer is right.
-        accuracy: over all questions.
         by_task, by_kind: accuracy by the questions' tasks and kinds.
         agreement: share of the answers that are those of the baseline, right or wrong.
         seconds: wall time of all questions; the median of the repeats.
@@ -73,7 +71,6 @@ class Summary:
 
     run: Run
     right: tuple[bool, ...]
-    accuracy: Accuracy
     by_task: dict[str, Accuracy]
     by_kind: dict[str, Accuracy]
     agreement: float
@@ -90,83 +87,67 @@ class Summary:
         """The setting's name, such as ``dual``."""
         return self.run.setting.label
 
+    @property
+    def accuracy(self) -> Accuracy:
+        """Over all questions."""
+        return Accuracy(sum(self.right), len(self.right))
+
 
 def summarise(
     run: Run,
     questions: Sequence[Question],
     baseline: Run,
-    cost: "CostModel | None" = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Summary:
     """Score a run's answers, and compute what they cost.
 
     Args:
         baseline: the exact setting's run, with whose answers these are compared.
-        cost: the checkpoint's; None if it is not known.
+        checkpoint: None if it is not known.
     """
-    answers = run.answers
-    right = tuple(
-        is_right(answer.text, question.answer)
-        for answer, question in zip(answers, questions, strict=True)
-    )
-    agreement = statistics.fmean(
-        normalise(answer.text) == normalise(exact.text)
-        for answer, exact in zip(answers, baseline.answers, strict=True)
-    )
-    flops, are_estimated = None, False
-    if cost is not None:
-        from vllm_lladav.tools.eval.cost import is_estimate
-
-        flops = statistics.fmean(
-            cost.flops(run.setting, question, answer)
-            for answer, question in zip(answers, questions, strict=True)
-        )
-        are_estimated = any(is_estimate(run.setting, answer) for answer in answers)
+    setting, answers = run.setting, run.answers
+    asked = list(zip(questions, answers, strict=True))
+    right = tuple(is_same(answer.text, question.answer) for question, answer in asked)
     num_tokens = sum(answer.num_tokens for answer in answers)
+    num_steps = sum(answer.steps for answer in answers)
+    mean_flops, are_estimated = None, False
+    if checkpoint is not None:
+        mean_flops = fmean(flops(checkpoint, setting, *pair) for pair in asked)
+        are_estimated = any(is_estimate(setting, answer) for answer in answers)
     return Summary(
         run=run,
         right=right,
-        accuracy=accuracy(right),
         by_task=accuracy_by((question.task for question in questions), right),
         by_kind=accuracy_by((question.kind for question in questions), right),
-        agreement=agreement,
-        seconds=run.median_seconds,
-        steps=statistics.fmean(answer.steps for answer in answers),
-        tokens_per_step=num_tokens / max(sum(answer.steps for answer in answers), 1),
-        visual_tokens=statistics.fmean(answer.visual_tokens for answer in answers),
-        visual_tokens_kept=statistics.fmean(a.visual_tokens_kept for a in answers),
-        flops=flops,
+        agreement=fmean(
+            is_same(answer.text, exact.text)
+            for answer, exact in zip(answers, baseline.answers, strict=True)
+        ),
+        seconds=median(run.seconds),
+        steps=num_steps / len(answers),
+        tokens_per_step=num_tokens / max(num_steps, 1),
+        visual_tokens=fmean(answer.visual_tokens for answer in answers),
+        visual_tokens_kept=fmean(answer.visual_tokens_kept for answer in answers),
+        flops=mean_flops,
         flops_are_estimated=are_estimated,
     )
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The cheapest settings that keep enough of the baseline's accuracy.
-
-    Attributes:
-        keep: share of the baseline's accuracy that had to be kept.
-        by_flops: None if the operations are not known.
-    """
-
-    keep: float
-    by_flops: Summary | None
-    by_seconds: Summary
-
-
-def choose(summaries: Sequence[Summary], keep: float) -> Choice:
-    """Find the cheapest settings that keep enough accuracy.
+def cheapest(
+    summaries: Sequence[Summary], keep: float
+) -> tuple[Summary | None, Summary]:
+    """The cheapest settings that keep enough of the first one's accuracy: by
+    operations (None if they are not known), and by wall time.
 
     Args:
         summaries: the first one is the baseline, which always is accurate enough.
         keep: share of the baseline's right answers that must be kept, 0 to 1.
     """
-    baseline = summaries[0]
     # Counts, not shares: no rounding at the limit, other than that of ``keep``.
-    least = keep * baseline.accuracy.num_right - 1e-9
+    least = keep * summaries[0].accuracy.num_right - 1e-9
     enough = [s for s in summaries if s.accuracy.num_right >= least]
     counted = [summary for summary in enough if summary.flops is not None]
-    return Choice(
-        keep=keep,
-        by_flops=min(counted, key=lambda s: s.flops or 0.0, default=None),
-        by_seconds=min(enough, key=lambda s: s.seconds),
+    return (
+        min(counted, key=lambda s: s.flops or 0.0, default=None),
+        min(enough, key=lambda s: s.seconds),
     )

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers of an engine or a server to the questions of a sweep."""
+"""Answers to the questions of a sweep, and what gives them."""
 
-import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
+from vllm_lladav.tools.eval.questions import Question
 from vllm_lladav.tools.eval.settings import Setting
 from vllm_lladav.tools.flops import StepMasks
 
@@ -60,20 +60,8 @@ class Answer:
             ) from None
 
 
-@dataclass(frozen=True)
-class Run:
-    """The answers to all questions with one setting.
+class Target(Protocol):
+    """What answers questions: an engine or a server."""
 
-    Attributes:
-        seconds: wall time of each repeat, from the first request to the last answer.
-        answers: those of the first repeat, in the order of the questions.
-    """
-
-    setting: Setting
-    seconds: tuple[float, ...]
-    answers: tuple[Answer, ...]
-
-    @property
-    def median_seconds(self) -> float:
-        """Wall time of all questions, the median of the repeats."""
-        return statistics.median(self.seconds)
+    def ask(self, questions: Sequence[Question], setting: Setting) -> list[Answer]:
+        """Answers in the order of the questions."""
