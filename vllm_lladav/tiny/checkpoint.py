@@ -135,13 +135,14 @@ def _write_tensors(
     """Write a safetensors file; returns the bytes of its tensors."""
     # Imported late: torch takes long to load, and ``--help`` does without.
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     dtype = getattr(torch, torch_dtype)
     stored = {
         name: torch.from_numpy(values).to(dtype) for name, values in tensors.items()
     }
-    save_file(stored, path, metadata={"format": "pt"})
+    # Not save_file, whose files nobody else may read.
+    path.write_bytes(save(stored, metadata={"format": "pt"}))
     return sum(tensor.nbytes for tensor in stored.values())
 
 
