@@ -42,7 +42,6 @@ def apply() -> None:
             _INPUT_BATCH + "_prepare_prefill_inputs_kernel": prepare_prefill_inputs,
             _INPUT_BATCH
             + "_combine_sampled_and_draft_tokens_kernel": combine_sampled_and_draft,
-            _INPUT_BATCH + "_expand_idx_mapping_kernel": expand_idx_mapping,
             _INPUT_BATCH + "_post_update_kernel": post_update,
             "vllm.v1.worker.gpu.buffer_utils._apply_write_kernel": apply_write,
         }
@@ -137,45 +136,13 @@ def combine_sampled_and_draft(
     BLOCK_SIZE: int,
     NUM_NEW_SAMPLED_TOKENS: int = 1,
 ) -> None:
-    if len(logits_indices) == 0:
-        return
-    ends = query_start_loc.tolist()
-    cu_logits = cu_num_logits.tolist()
-    for i, slot in enumerate(idx_mapping.tolist()):
-        num_logits = cu_logits[i + 1] - cu_logits[i]
-        num_drafts = num_logits - NUM_NEW_SAMPLED_TOKENS
-        end = ends[i + 1]
-        logits_indices[cu_logits[i] : cu_logits[i + 1]] = torch.arange(
-            end - num_logits, end
-        )
-        seq_len = int(seq_lens[i])
-        if seq_len <= int(prefill_len[slot]):
-            continue
-        if NUM_NEW_SAMPLED_TOKENS and seq_len - num_logits >= int(prefill_len[slot]):
-            input_ids[end - num_logits] = last_sampled_tokens[slot, 0]
-        if num_drafts > 0:
-            input_ids[end - num_drafts : end] = draft_tokens[slot, :num_drafts]
-
-
-def expand_idx_mapping(
-    idx_mapping: Tensor,
-    expanded_idx_mapping: Tensor,
-    expanded_local_pos: Tensor,
-    cu_num_logits: Tensor,
-    BLOCK_SIZE: int,
-) -> None:
-    total = len(expanded_idx_mapping)
-    if total == 0:
-        return
-    starts = cu_num_logits[: len(idx_mapping) + 1].long()
-    lens = starts.diff()
-    expanded_idx_mapping.copy_(
-        torch.repeat_interleave(idx_mapping, lens, output_size=total)
-    )
-    expanded_local_pos.copy_(
-        torch.arange(total)
-        - torch.repeat_interleave(starts[:-1], lens, output_size=total)
-    )
+    num_reqs = len(idx_mapping)
+    assert len(logits_indices) == num_reqs, "drafts are not supported"
+    last_rows = query_start_loc[1 : num_reqs + 1] - 1
+    logits_indices.copy_(last_rows)
+    follows_prompt = seq_lens[:num_reqs] > prefill_len[idx_mapping]
+    rows, slots = last_rows[follows_prompt].long(), idx_mapping[follows_prompt]
+    input_ids[rows] = last_sampled_tokens[slots, 0].to(input_ids.dtype)
 
 
 def post_update(

@@ -115,7 +115,7 @@ class Answer:
 class Engine:
     """``vllm.LLM`` in this process, and its insides."""
 
-    def __init__(self, model: Path, **options: Any) -> None:
+    def __init__(self, model: str | Path, **options: Any) -> None:
         defaults: dict[str, Any] = {
             "dtype": "float32",
             "kv_cache_memory_bytes": 1 << 28,

@@ -103,8 +103,9 @@ def _adapt_execution(vllm_config: "VllmConfig") -> None:
         _size_cpu_kv_cache(vllm_config)
     else:
         vllm_config.attention_config.use_non_causal = True
-        # The forward pass leaves its hidden states with the step, in Python.
-        if compilation.cudagraph_mode not in (None, CUDAGraphMode.NONE):
+        # The forward pass leaves its hidden states with the step, in Python, so that no
+        # graph can hold all of it. vLLM's own default, which can, is filled in later.
+        if compilation.cudagraph_mode != CUDAGraphMode.NONE:
             compilation.cudagraph_mode = CUDAGraphMode.PIECEWISE
 
 

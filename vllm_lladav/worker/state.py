@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from vllm.config import VllmConfig
 from vllm.config.compilation import CUDAGraphMode
-from vllm.platforms import current_platform
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.kv_cache_interface import KVCacheConfig
@@ -41,8 +40,6 @@ class DenoisingState(ModelState):
     step runs on embeddings that are put together here.
     """
 
-    num_new_sampled_tokens_per_step = 0
-
     def __init__(
         self,
         vllm_config: VllmConfig,
@@ -53,7 +50,7 @@ class DenoisingState(ModelState):
         super().__init__(vllm_config, model, encoder_cache, device)
         self._decoder = cast(DenoisingModel, model)
         self._attentions = self._decoder.attentions()
-        if current_platform.is_cpu():
+        if self._attentions[0].attn_backend.get_name() == "CPU_ATTN":
             from vllm_lladav.worker.cpu_attention import attend_split
 
             # In time: vLLM asks the layers for their backend once it makes the KV
@@ -162,15 +159,14 @@ class DenoisingState(ModelState):
         inputs: dict[str, Any] = {"step": self._step}
         requests = self._step.requests
         if any(r.positions is not None or r.num_sequences > 1 for r in requests):
-            inputs["positions"] = self._rotary_positions(
-                requests, input_batch.num_tokens_after_padding
-            )
+            self._write_rotary_positions(requests, input_batch.positions)
         return inputs
 
-    def _rotary_positions(
-        self, requests: Sequence[DenoisingRequest], num_tokens: int
-    ) -> torch.Tensor:
-        """``[num_tokens]``, int64; 0 where the batch is padded."""
+    def _write_rotary_positions(
+        self, requests: Sequence[DenoisingRequest], out: torch.Tensor
+    ) -> None:
+        """Into the runner's buffer (``[num_tokens]``, int64): a captured graph reads no
+        other."""
         parts = []
         for request in requests:
             first, end = request.step.computed
@@ -179,8 +175,7 @@ class DenoisingState(ModelState):
             else:
                 positions = request.positions[first:end]
             parts += [positions] * request.num_sequences
-        num_padding = num_tokens - sum(map(len, parts))
-        return torch.cat([*parts, parts[0].new_zeros(num_padding)])
+        torch.cat(parts, out=out[: sum(map(len, parts))])
 
     def prepare_dummy_inputs(self, num_reqs: int, num_tokens: int) -> dict[str, Any]:
         return {"inputs_embeds": self.dummy_inputs_embeds(num_tokens)}

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What vLLM takes a Hopper GPU by, on a CPU. To be called before vLLM is imported."""
+
+from types import SimpleNamespace
+from typing import Any
+
+
+def interpret_triton() -> None:
+    """Let vLLM run its Triton kernels, attention included, on tensors of this CPU.
+
+    The process needs ``TRITON_INTERPRET=1``.
+    """
+    use_triton()
+
+    import torch
+    from vllm.platforms import current_platform
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+    def triton_attention(*args: Any, **kwargs: Any) -> str:
+        return AttentionBackendEnum.TRITON_ATTN.get_path()
+
+    current_platform.get_attn_backend_cls = triton_attention
+    torch.cuda.get_device_capability = lambda device=None: (9, 0)
+
+
+def use_triton() -> None:
+    """Let vLLM use the Triton that is installed."""
+    from triton.backends import backends
+
+    # On a CPU, vLLM looks for the backend of the fork that compiles for CPUs.
+    active = SimpleNamespace(is_active=lambda: True)
+    backends["cpu"] = SimpleNamespace(driver=active)  # type: ignore[assignment]
+
+
+def resolve_as_on_gpu() -> None:
+    """Let vLLM resolve its configuration as for a GPU. Nothing can run then."""
+    use_triton()
+
+    from vllm.platforms import current_platform
+
+    platform: Any = type(current_platform)
+    platform.is_cpu = lambda self: False
+    platform.support_static_graph_mode = classmethod(lambda cls: True)
+    platform.check_and_update_config = classmethod(lambda cls, config: None)

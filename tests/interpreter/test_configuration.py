@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How vLLM is set up for a GPU, as vLLM itself resolves it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vllm.platforms import current_platform
+
+pytestmark = pytest.mark.skipif(
+    not current_platform.is_cpu(), reason="on a GPU every other test shows it"
+)
+ROOT = Path(__file__).parents[2]
+
+
+def configuration(directory: Path, **engine_args: Any) -> dict[str, Any]:
+    output = directory / "configuration.json"
+    module = "tests.interpreter.configuration"
+    command = [sys.executable, "-m", module, str(output), json.dumps(engine_args)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return json.loads(output.read_text())
+
+
+@pytest.mark.parametrize(
+    ("engine_args", "mode"),
+    [
+        ({}, "PIECEWISE"),
+        ({"compilation_config": {"cudagraph_mode": "FULL"}}, "PIECEWISE"),
+        ({"compilation_config": {"cudagraph_mode": "NONE"}}, "NONE"),
+        ({"enforce_eager": True}, "NONE"),
+    ],
+    ids=lambda value: json.dumps(value),
+)
+def test_graphs(tmp_path: Path, engine_args: dict[str, Any], mode: str):
+    """vLLM's default would put a whole step, Python included, into one graph."""
+    found = configuration(tmp_path, **engine_args)
+    assert found == {
+        "cudagraph_mode": mode,
+        "use_non_causal": True,
+        "async_scheduling": True,
+        "v2_model_runner": True,
+    }
