@@ -1,67 +1,110 @@
 # SPDX-License-Identifier: Apache-2.0
-"""K/V of the layers before a prune point, written again to compact KV slots.
+"""K/V of the layers before a prune point, moved to compact KV slots."""
 
-Cache layouts differ between attention backends, so the layers' inputs are kept and
-written by the backend's own update; bytes of the cache are never moved.
-"""
-
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from vllm.model_executor.layers.attention import Attention
 
+PLAIN_CACHES = ("FLASH_ATTN", "TRITON_ATTN")
+"""Backends with a cache of ``[blocks, kv_heads, block_size, K and V]``, in any order in
+memory: a token's K and V can be read and written where its slot says."""
 
-@dataclass
-class SeenLayer:
-    """What a layer attends with, over the rows of the batch that are left.
+
+class Move(NamedTuple):
+    """What a prune point moves, of the requests that it prunes.
 
     Attributes:
-        attention: vLLM's module.
-        query: ``[num_tokens, heads * head_dim]``, rotary embedding applied; None
-            once nobody will look at it.
-        key: ``[num_tokens, kv_heads * head_dim]``, the same.
-        value: of the shape of ``key``.
+        stays: of each request, by its place in the batch: which of its rows stay:
+            ``[rows]``, bool.
+        before: KV slots of those that stay: ``[n]``, int64, request by request.
+        after: their new ones.
     """
 
-    attention: Attention
-    query: torch.Tensor | None
-    key: torch.Tensor
-    value: torch.Tensor
+    stays: Mapping[int, torch.Tensor]
+    before: torch.Tensor
+    after: torch.Tensor
 
-    def compact(
-        self, rows: torch.Tensor, moved: torch.Tensor, slots: torch.Tensor
+
+class Compaction(Protocol):
+    """Follows the layers of a forward pass, and moves their K/V at a prune point."""
+
+    def see(
+        self,
+        attention: Attention,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        rows: Mapping[int, slice],
     ) -> None:
-        """Forget all but ``rows``, and write those of them that ``moved`` counts to
-        the KV ``slots``. All are ``[...]``, int64."""
-        self.key, self.value = self.key[rows], self.value[rows]
-        attention = self.attention
-        shape = (-1, attention.num_kv_heads, attention.head_size)
-        # Every paged backend has it, the base class has not.
-        impl: Any = attention.impl
-        impl.do_kv_cache_update(
-            attention,
-            self.key[moved].view(shape),
-            self.value[moved].view(shape),
-            attention.kv_cache,
-            slots,
-        )
+        """A layer is about to attend with ``key`` and ``value`` (``[num_tokens,
+        kv_heads * head_dim]``); ``rows`` are those of the requests that will still be
+        pruned, by their place in the batch."""
+
+    def move(self, move: Move) -> None:
+        """Move K/V of all layers that were seen."""
 
 
-@contextmanager
-def watched(attentions: Sequence[Attention]) -> Iterator[list[SeenLayer]]:
-    """The list grows by a layer whenever the next of ``attentions`` runs."""
-    seen: list[SeenLayer] = []
+def compaction_for(attention: Attention) -> Compaction:
+    """How K/V of layers like this one is moved."""
+    is_plain = attention.attn_backend.get_name() in PLAIN_CACHES
+    # These have a scale for every token, which lies elsewhere.
+    is_scaled = attention.kv_cache_dtype.endswith("per_token_head")
+    return InCache() if is_plain and not is_scaled else FromInputs()
 
-    def see(attention: Any, args: tuple[torch.Tensor, ...]) -> None:
-        seen.append(SeenLayer(attention, *args[:3]))
 
-    handles = [attention.register_forward_pre_hook(see) for attention in attentions]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-        seen.clear()
+class InCache:
+    """Reads the cache and writes it: nothing is kept meanwhile."""
+
+    def __init__(self) -> None:
+        self._attentions: list[Attention] = []
+
+    def see(
+        self,
+        attention: Attention,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        rows: Mapping[int, slice],
+    ) -> None:
+        self._attentions.append(attention)
+
+    def move(self, move: Move) -> None:
+        for attention in self._attentions:
+            cache = attention.kv_cache.transpose(1, 2)
+            size = cache.shape[1]
+            # Read as a whole before anything is written.
+            moved = cache[move.before // size, move.before % size]
+            cache[move.after // size, move.after % size] = moved
+
+
+class FromInputs:
+    """Keeps K/V of the requests that prune and has the backend write it again, for
+    caches whose layout is the backend's own."""
+
+    def __init__(self) -> None:
+        self._layers: list[tuple[Attention, dict[int, list[torch.Tensor]]]] = []
+
+    def see(
+        self,
+        attention: Attention,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        rows: Mapping[int, slice],
+    ) -> None:
+        # Copied: the value is a view of what queries and keys lie in, too.
+        kept = {i: [key[part].clone(), value[part].clone()] for i, part in rows.items()}
+        self._layers.append((attention, kept))
+
+    def move(self, move: Move) -> None:
+        for attention, kept in self._layers:
+            for index, stays in move.stays.items():
+                kept[index] = [x[stays] for x in kept[index]]
+            key, value = (
+                torch.cat(parts).unflatten(-1, (attention.num_kv_heads, -1))
+                for parts in zip(*(kept[index] for index in move.stays), strict=True)
+            )
+            # Every paged backend has it, the base class has not.
+            impl: Any = attention.impl
+            impl.do_kv_cache_update(
+                attention, key, value, attention.kv_cache, move.after
+            )

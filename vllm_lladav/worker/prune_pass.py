@@ -16,8 +16,8 @@ import torch
 from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.attention import Attention
 
-from vllm_lladav.worker.compaction import SeenLayer, watched
-from vllm_lladav.worker.scoring import PrunedRequest, Scoring, select_all
+from vllm_lladav.worker.compaction import Compaction, Move, compaction_for
+from vllm_lladav.worker.scoring import PrunedRequest, Scoring, SeenLayer, select_all
 
 
 class AttentionInputs(NamedTuple):
@@ -52,7 +52,8 @@ class PrunePass:
     requests: Sequence[PrunedRequest]
     attentions: Sequence[Attention]
     attention_inputs: AttentionInputsOf
-    _seen: list[SeenLayer] = field(default_factory=list)
+    _seen: SeenLayer | None = field(default=None, repr=False)
+    _compaction: Compaction | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self._scorings = {
@@ -70,16 +71,21 @@ class PrunePass:
         """Whether any request prunes in this pass."""
         return self._last_layer > 0
 
-    @property
-    def lengths(self) -> list[int]:
-        """Rows of each request, as they are now."""
-        return [request.num_sequences * len(request) for request in self.requests]
-
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Keep what the layers up to the last prune point attend with."""
-        with watched(self.attentions[: self._last_layer]) as self._seen:
+        """See what the layers up to the last prune point attend with."""
+        watched = self.attentions[: self._last_layer]
+        if watched:
+            self._compaction = compaction_for(watched[0])
+        handles = [
+            attention.register_forward_pre_hook(self._see) for attention in watched
+        ]
+        try:
             yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._seen = self._compaction = None
 
     def after_layer(self, layer: int) -> torch.Tensor | None:
         """Prune what is due after ``layer`` (counted from 1).
@@ -92,36 +98,67 @@ class PrunePass:
         if layer > self._last_layer:
             return None
         started = time.perf_counter()
-        seen, offsets = self._seen[layer - 1], np.cumsum([0, *self.lengths])
+        seen, offsets = self._seen, self._offsets()
+        assert seen is not None
         for index, scoring in self._scorings.items():
             scoring.observe(layer, seen, int(offsets[index]))
-        seen.query = None
+        self._seen = None
         due = {i: s for i, s in self._scorings.items() if s.is_due(layer)}
         if not due:
             return None
         kept = select_all(list(due.values()), seen.attention.num_heads)
         seconds = (time.perf_counter() - started) / len(due)
+        stays = {
+            index: scoring.prune(visual, seconds).repeat(scoring.request.num_sequences)
+            for (index, scoring), visual in zip(due.items(), kept, strict=True)
+        }
         # A batch may be padded behind its requests.
-        stays = torch.ones(int(offsets[-1]), dtype=torch.bool, device=seen.key.device)
-        for (index, scoring), visual in zip(due.items(), kept, strict=True):
-            request_stays = scoring.prune(visual, seconds)
-            sequences = slice(offsets[index], offsets[index + 1])
-            stays[sequences] = request_stays.repeat(scoring.request.num_sequences)
-        rows = stays.nonzero()[:, 0]
-        self._attend_shortened(rows, list(due))
+        of_batch = torch.ones(
+            int(offsets[-1]), dtype=torch.bool, device=seen.key.device
+        )
+        for index, of_request in stays.items():
+            of_batch[offsets[index] : offsets[index + 1]] = of_request
+        rows = of_batch.nonzero()[:, 0]
+        self._attend_shortened(rows, stays)
         return rows
 
-    def _attend_shortened(self, rows: torch.Tensor, due: list[int]) -> None:
-        """Compact the K/V of the layers so far of the requests that are due, and let
-        the layers to come attend to ``rows`` only."""
-        inputs = self.attention_inputs()
-        offsets = np.cumsum([0, *self.lengths])
-        moved = torch.cat(
-            [torch.arange(offsets[i], offsets[i + 1], device=rows.device) for i in due]
-        )
-        slots = inputs.slot_mapping[moved]
-        for layer in self._seen:
-            layer.compact(rows, moved, slots)
+    def _offsets(self) -> np.ndarray:
+        """First row of each request, as they are now, and the end of the batch."""
+        lengths = [request.num_sequences * len(request) for request in self.requests]
+        return np.cumsum([0, *lengths])
+
+    def _see(self, attention: Any, args: tuple[torch.Tensor, ...]) -> None:
+        """A layer is about to attend."""
+        query, key, value = args[:3]
+        self._seen = SeenLayer(attention, query, key)
+        assert self._compaction is not None
+        offsets = self._offsets()
+        rows = {
+            index: slice(offsets[index], offsets[index + 1])
+            for index, scoring in self._scorings.items()
+            if scoring.stages
+        }
+        self._compaction.see(attention, key, value, rows)
+
+    def _attend_shortened(
+        self, rows: torch.Tensor, stays: dict[int, torch.Tensor]
+    ) -> None:
+        """Compact the K/V of the layers so far of the requests that are pruned, and let
+        the layers to come attend to ``rows`` only. ``stays``: see :class:`Move`."""
         context = get_forward_context()
+        slot_mapping: Any = context.slot_mapping  # By layer.
+        before = next(iter(slot_mapping.values()))
+        inputs = self.attention_inputs()
+        offsets = self._offsets()
+        moved = torch.cat(
+            [
+                torch.arange(offsets[i], offsets[i + 1], device=rows.device)
+                for i in stays
+            ]
+        )
+        assert self._compaction is not None
+        self._compaction.move(
+            Move(stays, before[rows[moved]], inputs.slot_mapping[moved])
+        )
         context.attn_metadata = inputs.metadata
         context.slot_mapping = dict.fromkeys(inputs.metadata, inputs.slot_mapping)

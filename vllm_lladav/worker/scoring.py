@@ -3,19 +3,33 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from vllm.distributed import (
     get_tensor_model_parallel_world_size,
     tensor_model_parallel_all_reduce,
 )
+from vllm.model_executor.layers.attention import Attention
 
 from vllm_lladav.pruning.params import PruneStage, PruningParams, num_kept
 from vllm_lladav.pruning.policies import policy_of
 from vllm_lladav.pruning.policy import View
 from vllm_lladav.pruning.selection import select_kept
-from vllm_lladav.worker.compaction import SeenLayer
+
+
+class SeenLayer(NamedTuple):
+    """What a layer attends with.
+
+    Attributes:
+        attention: vLLM's module.
+        query: ``[num_tokens, heads * head_dim]``, rotary embedding applied.
+        key: ``[num_tokens, kv_heads * head_dim]``, the same.
+    """
+
+    attention: Attention
+    query: torch.Tensor
+    key: torch.Tensor
 
 
 class PrunedRequest(Protocol):
@@ -101,7 +115,6 @@ class Scoring:
             return
         attention, request = seen.attention, self.request
         tokens = slice(first, first + len(request))
-        assert seen.query is not None
         view = View(
             step=self.stages[0].step,
             layer=layer,

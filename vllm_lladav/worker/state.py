@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from vllm.config import VllmConfig
 from vllm.config.compilation import CUDAGraphMode
+from vllm.platforms import current_platform
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.kv_cache_interface import KVCacheConfig
@@ -28,6 +29,7 @@ from vllm_lladav.worker.attention import AttendedSequence, StepAttention
 from vllm_lladav.worker.batch_step import BatchStep, OnStep
 from vllm_lladav.worker.contract import DenoisingModel
 from vllm_lladav.worker.logprobs import CanvasLogprobs
+from vllm_lladav.worker.memory import Reserve, prompt_embeds_bytes
 from vllm_lladav.worker.prune_pass import AttentionInputs, PrunePass
 from vllm_lladav.worker.request import DenoisingRequest, OnPruned
 from vllm_lladav.worker.sampler import DenoisingSampler
@@ -61,6 +63,11 @@ class DenoisingState(ModelState):
         self._step: BatchStep | None = None
         self._attention: StepAttention | None = None
         self._block_size = 0
+        most = 0
+        if not current_platform.is_cpu():  # Where vLLM profiles no memory.
+            memory = current_platform.get_device_total_memory()
+            most = prompt_embeds_bytes(vllm_config, self._attentions, memory)
+        self._prompt_reserve = Reserve(most, device)
         self.on_pruned: OnPruned | None = None
         self.on_step: OnStep | None = None
 
@@ -155,6 +162,7 @@ class DenoisingState(ModelState):
         self, input_batch: InputBatch, req_states: RequestState
     ) -> dict[str, Any]:
         if self._step is None:
+            self._prompt_reserve.hold()
             return {}
         inputs: dict[str, Any] = {"step": self._step}
         requests = self._step.requests
@@ -192,6 +200,7 @@ class DenoisingState(ModelState):
         ubatch_idx: int = 0,
     ) -> dict[str, Any]:
         """Attention metadata per layer: every token attends to all of its sequence."""
+        self._prompt_reserve.release()
         build = partial(
             build_attn_metadata,
             attn_groups=attn_groups,

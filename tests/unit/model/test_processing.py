@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 from vllm import ModelRegistry
 from vllm.config import ModelConfig, VllmConfig
+from vllm.model_executor.model_loader.utils import _MODEL_ARCH_BY_HASH
 from vllm.model_executor.models.interfaces import SupportsMultiModal
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.media.image import ImageMediaIO
@@ -77,6 +78,8 @@ def make_renderer(tiny_checkpoint: Path):
 
     yield make
     ModelRegistry.models[LLADAV.architecture] = before
+    # Engines of the same checkpoint would get this model.
+    _MODEL_ARCH_BY_HASH.clear()
 
 
 @pytest.fixture(scope="module")

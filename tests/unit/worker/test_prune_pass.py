@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """One forward pass with prune points, on fake layers, against a plain reference."""
 
+import gc
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,23 +25,39 @@ HEADS, HEAD_DIM = 2, 4
 WIDTH = HEADS * HEAD_DIM
 NUM_LAYERS = 4
 SLOTS_PER_REQUEST = 100
+BLOCK_SIZE = 10
+BACKENDS = ("CPU_ATTN", "FLASH_ATTN")
+"""One with a cache of its own layout, one with a plain one."""
 TWIN = 50  # From a token to its twin, and from the slots of a sequence to the twin's.
 
 
 class FakeAttention(nn.Module):
-    """Takes q, k, v as vLLM's does, and records where K/V is written."""
+    """Takes q, k, v as vLLM's does, and records where K/V is written.
+
+    Args:
+        backend: name of vLLM's.
+    """
 
     num_heads = num_kv_heads = HEADS
     head_size = HEAD_DIM
+    kv_cache_dtype = "auto"
 
-    def __init__(self) -> None:
+    def __init__(self, backend: str = "CPU_ATTN") -> None:
         super().__init__()
-        self.kv_cache = torch.full((3 * SLOTS_PER_REQUEST, 2, HEADS, HEAD_DIM), -1.0)
+        num_blocks = 3 * SLOTS_PER_REQUEST // BLOCK_SIZE
+        self.kv_cache = torch.full((num_blocks, HEADS, BLOCK_SIZE, 2 * HEAD_DIM), -1.0)
+        self.attn_backend = SimpleNamespace(get_name=lambda: backend)
         self.impl = SimpleNamespace(scale=0.5, do_kv_cache_update=self.write)
 
     def write(self, layer: Any, key: Any, value: Any, cache: Any, slots: Any) -> None:
         assert layer is self and cache is self.kv_cache
-        cache[slots, 0], cache[slots, 1] = key, value
+        rows = torch.cat([key, value], dim=-1)
+        cache.transpose(1, 2)[slots // BLOCK_SIZE, slots % BLOCK_SIZE] = rows
+
+    def read(self, slots: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = self.kv_cache.transpose(1, 2)[slots // BLOCK_SIZE, slots % BLOCK_SIZE]
+        key, value = rows.split(HEAD_DIM, dim=-1)
+        return key.flatten(1), value.flatten(1)
 
     def forward(self, query: Any, key: Any, value: Any, slots: Any) -> None:
         shape = (-1, HEADS, HEAD_DIM)
@@ -114,14 +132,13 @@ def requests(draw: st.DrawFn) -> list[FakeRequest]:
 
 
 @settings(deadline=None, max_examples=150)
-@given(requests(), st.integers(0, 2**31))
-def test_prune_pass(batch: list[FakeRequest], seed: int):
+@given(requests(), st.integers(0, 2**31), st.sampled_from(BACKENDS))
+def test_prune_pass(batch: list[FakeRequest], seed: int, backend: str):
     """After the pass: rows, metadata and slots of what is left, and in every layer
     exactly the K/V of the tokens that are left, without gaps, in the first slots."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(NUM_LAYERS, 3, 300, WIDTH, generator=generator)
-    attentions = [FakeAttention() for _ in range(NUM_LAYERS)]
-    context = SimpleNamespace(attn_metadata=None, slot_mapping=None)
+    attentions = [FakeAttention(backend) for _ in range(NUM_LAYERS)]
     calls = []
 
     def attention_inputs() -> AttentionInputs:
@@ -142,6 +159,7 @@ def test_prune_pass(batch: list[FakeRequest], seed: int):
 
     left = torch.tensor(tokens_of_batch())
     slots = slots_of_batch()
+    context = SimpleNamespace(attn_metadata=None, slot_mapping={"a": slots})
     with (
         patch.object(prune_pass, "get_forward_context", lambda: context),
         patch.object(scoring, "get_tensor_model_parallel_world_size", lambda: 1),
@@ -168,9 +186,9 @@ def test_prune_pass(batch: list[FakeRequest], seed: int):
             where = torch.arange(len(tokens)) + SLOTS_PER_REQUEST * index
             where += TWIN * number
             for layer in range(NUM_LAYERS):
-                cache = attentions[layer].kv_cache[where].flatten(2)
-                assert torch.equal(cache[:, 0], values[layer, 1, tokens])
-                assert torch.equal(cache[:, 1], values[layer, 2, tokens])
+                key, value = attentions[layer].read(where)
+                assert torch.equal(key, values[layer, 1, tokens])
+                assert torch.equal(value, values[layer, 2, tokens])
         done = [pruned.stage for pruned in request.stages_done]
         assert done == list(request.stages())
         for image, positions in enumerate(request.images):
@@ -186,6 +204,40 @@ def test_nothing_is_watched_without_stages():
     assert not passing.is_needed
     with passing.watching():
         assert not attention._forward_pre_hooks
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_memory_of_a_pass(backend: str):
+    """What waits for the prune point: nothing where the cache can be read, else K/V of
+    the requests that prune, without the buffer that these are views of."""
+    pruning = PruningParams((PruneStage(1, NUM_LAYERS, 0.5),))
+    batch = [
+        FakeRequest(list(range(80)), 2, [], None),
+        FakeRequest(list(range(100, 112)), 10, [list(range(1, 9))], pruning),
+    ]
+    attentions = [FakeAttention(backend) for _ in range(NUM_LAYERS)]
+    passing = PrunePass(batch, attentions, lambda: None)  # type: ignore
+    before = bytes_by_storage()
+    with passing.watching():
+        for layer in range(1, NUM_LAYERS):
+            q, k, v = torch.ones(92, 3 * WIDTH).split(WIDTH, dim=-1)
+            attentions[layer - 1](q, k, v, torch.arange(92))
+            passing.after_layer(layer)
+            del q, k, v
+        held = {p: n for p, n in bytes_by_storage().items() if p not in before}
+    rows = 12 if backend == "CPU_ATTN" else 0
+    assert sum(held.values()) == (NUM_LAYERS - 1) * 2 * rows * WIDTH * 4
+
+
+def bytes_by_storage() -> dict[int, int]:
+    """Of all tensors that are as wide as keys."""
+    gc.collect()
+    storages = [
+        x.untyped_storage()
+        for x in gc.get_objects()
+        if isinstance(x, torch.Tensor) and x.dim() == 2 and x.shape[1] == WIDTH
+    ]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
 
 def test_what_a_policy_sees():
@@ -210,8 +262,8 @@ def test_what_a_policy_sees():
     ]
     attentions = [FakeAttention() for _ in range(NUM_LAYERS)]
     left, rows_left = torch.arange(35), []  # 3 rows of padding.
-    context = SimpleNamespace(attn_metadata=None, slot_mapping=None)
-    inputs = AttentionInputs({}, torch.arange(32))
+    context = SimpleNamespace(attn_metadata=None, slot_mapping={"a": torch.arange(32)})
+    inputs = AttentionInputs({"a": None}, torch.arange(32))
     with (
         patch.object(prune_pass, "get_forward_context", lambda: context),
         patch.object(scoring, "get_tensor_model_parallel_world_size", lambda: 1),
