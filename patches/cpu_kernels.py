@@ -176,8 +176,7 @@ def post_update(
         count, length = int(num_sampled[i]), int(total_len[slot])
         last_sampled_tokens[slot, 0] = sampled_tokens[i, count - 1]
         total_len[slot] = length + count
-        room = min(count, all_token_ids.shape[1] - length)
-        all_token_ids[slot, length : length + room] = sampled_tokens[i, :room]
+        all_token_ids[slot, length : length + count] = sampled_tokens[i, :count]
 
 
 def apply_write(

@@ -164,6 +164,9 @@ class DenoisingState(ModelState):
         if self._step is None:
             self._prompt_reserve.hold()
             return {}
+        # vLLM's runner appends what a step hands out, the report included, to a row of
+        # its own, which nobody reads, and past whose end lies the next request's.
+        req_states.total_len.gpu[input_batch.idx_mapping] = 0
         inputs: dict[str, Any] = {"step": self._step}
         requests = self._step.requests
         if any(r.positions is not None or r.num_sequences > 1 for r in requests):
