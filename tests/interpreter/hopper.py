@@ -1,6 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What vLLM takes a Hopper GPU by, on a CPU. To be called before vLLM is imported."""
+"""What vLLM takes a Hopper GPU by, on a CPU. To be called before vLLM is imported.
 
+    python -m tests.interpreter.hopper MODULE
+
+runs a module as a script where vLLM uses Triton.
+"""
+
+import runpy
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,8 +35,10 @@ def use_triton() -> None:
     from triton.backends import backends
 
     # On a CPU, vLLM looks for the backend of the fork that compiles for CPUs.
-    active = SimpleNamespace(is_active=lambda: True)
-    backends["cpu"] = SimpleNamespace(driver=active)  # type: ignore[assignment]
+    driver = SimpleNamespace(is_active=lambda: True)
+    compiler = SimpleNamespace(supports_target=lambda target: False)
+    found: Any = SimpleNamespace(driver=driver, compiler=compiler)
+    backends["cpu"] = found
 
 
 def resolve_as_on_gpu() -> None:
@@ -42,3 +51,8 @@ def resolve_as_on_gpu() -> None:
     platform.is_cpu = lambda self: False
     platform.support_static_graph_mode = classmethod(lambda cls: True)
     platform.check_and_update_config = classmethod(lambda cls, config: None)
+
+
+if __name__ == "__main__":
+    use_triton()
+    runpy.run_module(sys.argv[1], run_name="__main__")

@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "denoising": {"options", "pruning"},
     "tiny": set(),
     "scheduler": {"denoising", "options"},
-    "worker": {"denoising", "pruning"},
+    "kernels": set(),
+    "worker": {"denoising", "kernels", "pruning"},
     # vLLM's hook: the model names its worker state.
     "model": {"denoising", "tiny", "worker"},
     "frontend": {"denoising", "model", "options", "scheduler"},

@@ -101,13 +101,13 @@ class MaskedDiffusionLM(nn.Module):
         return hidden_states
 
     def compute_vocab_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """``[n, hidden]`` to ``[n, padded vocabulary]``, float32, contiguous.
+        """``[n, hidden]`` to ``[n, padded vocabulary]``, contiguous, new memory.
 
         Columns past the tokens that can be predicted mean nothing.
         """
         logits = self.logits_processor(self.lm_head, hidden_states)
         assert logits is not None, "the platform must gather logits to all ranks"
-        return logits.float()
+        return logits
 
 
 def forward_pruning(

@@ -32,7 +32,7 @@ class DenoisingModel(Protocol):
         (``[n]``, bool, on the CPU) says so."""
 
     def compute_vocab_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """``[n, hidden]`` to ``[n, padded_vocab_size]``, float32, contiguous."""
+        """``[n, hidden]`` to ``[n, padded_vocab_size]``, contiguous; the caller's."""
 
 
 class LayerPruning(Protocol):

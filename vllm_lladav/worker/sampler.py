@@ -66,7 +66,8 @@ class DenoisingSampler:
         """
         step = self._take_step()
         if step is None:
-            rows = logits[: self._predictor.tile_rows]
+            # As much as a step has of them at once: memory is being measured.
+            rows = logits[:1].expand(self._predictor.tile_rows, -1)
             self._predictor.predict(rows, [None] * len(rows))
             outputs: list[list[int]] = [[] for _ in range(input_batch.num_reqs)]
             logprobs = None

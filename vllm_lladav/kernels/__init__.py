@@ -1,0 +1,1 @@
+"""Triton kernels of a GPU. Each has a twin in plain torch, which CPUs run."""
