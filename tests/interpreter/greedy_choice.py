@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares the kernel with its twin, in Triton's interpreter.
 
-    TRITON_INTERPRET=1 python -m tests.interpreter.hopper tests.interpreter.greedy_choice
+    TRITON_INTERPRET=1 python -m tests.interpreter.hopper \\
+        tests.interpreter.greedy_choice
 
 Silent if they agree.
 """
