@@ -114,6 +114,7 @@ class Bench:
             max_batched_tokens=self.budget,
             dtype_bytes=DTYPE_BYTES,
             block_size=KV_BLOCK,
+            on_cpu=True,
         )
         capacity = Capacity(machine, engine, plan, num_tiles)
         seconds: dict[str, float] = {}
@@ -188,7 +189,7 @@ def main() -> None:
     chosen = [case for case in cases(args.quick) if case.sweep in args.sweeps]
     bench = Bench(args.model, chosen)
     rows = measure_all(bench, chosen, args.repeats)
-    print(f"\n--machine {describe(bench.calibration.machine())}")
+    print(f"\n--cpu --machine {describe(bench.calibration.machine())}")
     for row in rows:
         show(row)
     ratios = [row["predicted"] / row["seconds"] for row in rows]

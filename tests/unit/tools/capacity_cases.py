@@ -3,6 +3,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from vllm_lladav.tools.capacity import request
 from vllm_lladav.tools.capacity.engine import Engine
@@ -20,6 +21,6 @@ SMALL = ModelShape(
 make_plan = partial(request.make_plan, num_layers=SMALL.num_layers)
 
 
-def make_engine(**changes: int) -> Engine:
+def make_engine(**changes: Any) -> Engine:
     engine = Engine(SMALL, max_batched_tokens=10_000, block_size=4, full_step_tokens=0)
     return replace(engine, **changes)

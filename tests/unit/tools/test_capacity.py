@@ -3,12 +3,13 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from tests.unit.tools.capacity_cases import SMALL, make_engine, make_plan
-from vllm_lladav.tools.capacity.engine import LOGITS_TILE_BYTES, Engine
-from vllm_lladav.tools.capacity.machine import Machine
+from vllm_lladav.tools.capacity.engine import Engine
+from vllm_lladav.tools.capacity.machine import GPUS, Machine
 from vllm_lladav.tools.capacity.model import (
     CONCURRENCY,
     KV_MEMORY,
@@ -43,7 +44,8 @@ def test_bytes_of_the_8b():
     assert engine.weight_bytes == 13_958_643_712 + 2 * 1_035_468_800 + 837_717_248
     assert engine.kv_token_bytes == 524_288  # 2 * 32 * 4096 * 2
     assert engine.block_bytes == 8_388_608
-    assert engine.logits_tile_rows == 66
+    assert engine.logits_tile_rows == 530
+    assert replace(engine, on_cpu=True).logits_tile_rows == 66
     # Three times 4096, and three times 12288.
     assert engine.activation_bytes == 16384 * 49152 * 2
 
@@ -94,9 +96,34 @@ def test_a_step_by_hand():
     # 6 tokens read and 6 written, 2 * 4 layers * 8 numbers each.
     assert parts["attention"].bytes == 12 * 64 * 2
     assert parts["attention"].bound == "bandwidth (K/V)"
-    # The head once, and 2 rows of 100 logits, 12 bytes each.
-    assert parts["head"].bytes == 8 * 100 * 2 + 2 * 100 * 12
+    # The head once, and 2 rows of 100 logits, 2 bytes each written and read.
+    assert parts["head"].bytes == 8 * 100 * 2 + 2 * 100 * 4
     assert set(parts) == {"projections", "attention", "head"}
+    # A float32 each, written and read twice.
+    on_cpu = step_parts(ROUND, make_engine(on_cpu=True), first)
+    (head,) = (part for part in on_cpu if part.name == "head")
+    assert head.bytes == 8 * 100 * 2 + 2 * 100 * 12
+
+
+@pytest.mark.parametrize(
+    "changes, num_tokens",
+    # 512 KiB of K and V a token: 140,380 fit into 73.6 GB, twice as many into 147.2.
+    [
+        ({}, 140_380),
+        ({"tensor_parallel": 2}, 280_761),
+        ({"max_seqs": 8}, 8 * 16384),
+        ({"on_cpu": True}, 0),
+    ],
+)
+def test_room_for_prompt_embeddings(changes: dict[str, Any], num_tokens: int):
+    """It is taken from KV blocks."""
+    engine = Engine(EIGHT.shape, max_batched_tokens=16384, **changes)
+    plan = make_plan(Images(), text_tokens=4, gen_length=2)
+    capacity = Capacity(GPUS["h100"], engine, plan)
+    assert capacity.embeds_room_bytes // (4096 * 2) == num_tokens
+    others = engine.weight_bytes + engine.activation_bytes + engine.logits_tile_bytes
+    filled = others + capacity.embeds_room_bytes + capacity.pool_bytes
+    assert filled == pytest.approx(0.92 * 80e9)
 
 
 def test_a_pruning_step_by_hand():
@@ -146,7 +173,8 @@ def test_kv_memory_by_hand():
     """A pool of 25 blocks of 4 tokens, one of which is vLLM's."""
     engine = make_engine(max_batched_tokens=100)
     assert engine.block_bytes == 4 * 64 * 2
-    fixed = engine.weight_bytes + engine.activation_bytes + LOGITS_TILE_BYTES
+    fixed = engine.weight_bytes + engine.activation_bytes + engine.logits_tile_bytes
+    fixed += 256 * 100 * 16  # Embeddings of 256 prompts.
     memory = (fixed + 25 * engine.block_bytes + 1) / engine.memory_share
     plan = make_plan(
         Images((40,), 1),

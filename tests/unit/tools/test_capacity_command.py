@@ -14,6 +14,7 @@ from safetensors import safe_open
 from vllm_lladav.model.lladav.family import LLADAV
 from vllm_lladav.tools import command
 from vllm_lladav.tools.capacity.engine import (
+    GPU_LOGITS_TILE_BYTES,
     LOGITS_TILE_BYTES,
     TILES_PER_FORWARD,
     Engine,
@@ -59,6 +60,7 @@ def test_constants_of_the_engine():
     from vllm_lladav.worker import predictor
 
     assert predictor.LOGITS_TILE_BYTES == LOGITS_TILE_BYTES
+    assert predictor.GPU_LOGITS_TILE_BYTES == GPU_LOGITS_TILE_BYTES
     assert vision.TILES_PER_FORWARD == TILES_PER_FORWARD
 
 
@@ -98,6 +100,14 @@ def test_json(capsys):
     assert values["bound"] == "arithmetic"
     seconds = values["step"]["seconds"] * values["request"]["steps"]
     assert values["requests_per_second"] == pytest.approx(4 / seconds)
+
+
+def test_a_cpu(capsys):
+    figures = "memory=64,peak=0.1,bandwidth=30"
+    assert command.main(["capacity", "--cpu", "--machine", figures, "--json"]) == 0
+    memory = json.loads(capsys.readouterr().out)["memory"]
+    assert memory["logits_tile"] == LOGITS_TILE_BYTES
+    assert memory["embeds_room"] == 0
 
 
 @pytest.mark.parametrize(

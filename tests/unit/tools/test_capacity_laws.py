@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from tests.unit.tools.capacity_cases import SMALL, make_engine, make_plan
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.options.options import CACHES
-from vllm_lladav.tools.capacity.engine import LOGITS_TILE_BYTES
 from vllm_lladav.tools.capacity.machine import GPUS, Machine, describe, parse_machine
 from vllm_lladav.tools.capacity.model import (
     ENOUGH,
@@ -182,8 +181,10 @@ def test_a_faster_machine(plan: StepPlan, machine: Machine, count: int, name: st
 def test_requests_fit(plan: StepPlan, machine: Machine, pool: float):
     """The pool holds the blocks of all but one behind their first step, and of one in
     it; with one request more it would not."""
-    engine = make_engine()
-    needed = pool + engine.weight_bytes + engine.activation_bytes + LOGITS_TILE_BYTES
+    engine = make_engine(max_seqs=1)
+    needed = pool + engine.weight_bytes + engine.activation_bytes
+    needed += engine.logits_tile_bytes
+    needed += engine.max_batched_tokens * engine.embeds_token_bytes
     capacity = Capacity(replace(machine, memory=needed / 0.92), engine, plan)
     count = capacity.limits[KV_MEMORY]
     first, later = capacity.load.steps[0].blocks, capacity.load.later.blocks

@@ -57,8 +57,12 @@ def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead: an alias (lladav, lladav-tiny, ...), a hub name, or a "
         "directory with a config.json",
     )
-    group.add_argument(
+    kind = group.add_mutually_exclusive_group()
+    kind.add_argument(
         "--gpu", choices=GPUS, help="figures of its data sheet, dense bfloat16"
+    )
+    kind.add_argument(
+        "--cpu", action="store_true", help="the machine is a CPU (default: a GPU)"
     )
     assumed = ", ".join(
         f"{field.name}={field.default / UNITS[field.name]:g}"
@@ -207,6 +211,7 @@ def _capacity(
         block_size=args.block_size,
         **given_flags(args, ["full_step_tokens"]),
         memory_share=args.gpu_memory_utilization,
+        on_cpu=args.cpu,
     )
     return Capacity(machine, engine, plan, images.num_tiles, args.concurrency)
 

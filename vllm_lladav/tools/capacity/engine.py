@@ -13,8 +13,11 @@ from vllm_lladav.options.options import ServerOptions
 from vllm_lladav.tools.capacity.machine import SHARE
 
 LOGITS_TILE_BYTES = 32 << 20
-"""Bytes of float32 logits that exist at once: as in ``worker/predictor.py``, which a
-test compares (importing it would load torch)."""
+"""Bytes of float32 logits that exist at once on a CPU: as in ``worker/predictor.py``,
+which a test compares (importing it would load torch)."""
+
+GPU_LOGITS_TILE_BYTES = 256 << 20
+"""The same on a GPU."""
 
 TILES_PER_FORWARD = 32
 """Most image tiles in one forward pass of the vision tower: as in
@@ -36,6 +39,8 @@ class Engine:
             no limit (``--full-step-tokens``).
         memory_share: share of a rank's memory that vLLM uses
             (``--gpu-memory-utilization``).
+        on_cpu: a rank is a CPU, which has smaller tiles of logits, reads them more
+            often, and holds no room for prompt embeddings.
 
     Raises:
         ValueError: naming the attribute that is out of range.
@@ -49,6 +54,7 @@ class Engine:
     block_size: int = 16
     full_step_tokens: int = ServerOptions.full_step_tokens
     memory_share: float = 0.92
+    on_cpu: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -111,10 +117,26 @@ class Engine:
         return self.block_size * self.kv_token_bytes
 
     @property
+    def embeds_token_bytes(self) -> int:
+        """Bytes of one token's embedding. Every rank has all of it."""
+        return self.shape.hidden_size * self.dtype_bytes
+
+    @property
+    def logits_tile_bytes(self) -> int:
+        """Bytes of one tile of logits, in float32."""
+        return LOGITS_TILE_BYTES if self.on_cpu else GPU_LOGITS_TILE_BYTES
+
+    @property
     def logits_tile_rows(self) -> int:
         """Rows (positions) of logits in one tile. The LM head's weights are read once
         for each tile."""
-        return max(LOGITS_TILE_BYTES // (4 * self.shape.vocab_rows), 1)
+        return max(self.logits_tile_bytes // (4 * self.shape.vocab_rows), 1)
+
+    @property
+    def logit_bytes(self) -> int:
+        """Bytes moved for each logit: on a CPU a float32, written once and read twice;
+        on a GPU one of the model's dtype, written once and read once."""
+        return 3 * 4 if self.on_cpu else 2 * self.dtype_bytes
 
     @property
     def activation_bytes(self) -> float:

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.options.kinds import Integer
-from vllm_lladav.tools.capacity.engine import LOGITS_TILE_BYTES, Engine
+from vllm_lladav.tools.capacity.engine import Engine
 from vllm_lladav.tools.capacity.machine import Machine
 from vllm_lladav.tools.capacity.step import (
     Part,
@@ -28,7 +28,6 @@ FULL_STEPS = "full_step_tokens"
 KV_MEMORY = "KV memory"
 TOKEN_BUDGET = "token budget"
 MAX_SEQS = "max_num_seqs"
-EMBEDS_MEMORY = "memory for prompt embeddings"
 
 MORE_WOULD_HELP = 0.1
 """If twice the requests at once gain this share of throughput or more, their number is
@@ -111,15 +110,36 @@ class Capacity:
 
     # ------------------------------------------------------------- memory, one rank
     @property
+    def share_bytes(self) -> float:
+        """Bytes of a rank's memory that vLLM uses."""
+        return self.machine.memory * self.engine.memory_share
+
+    @property
+    def embeds_room_bytes(self) -> float:
+        """Bytes that a GPU holds free for prompt embeddings of running requests: for as
+        many tokens as have K/V in vLLM's share of the memory, or fewer if so many
+        cannot run. (The longest request is taken to fill the token budget.)"""
+        engine = self.engine
+        if engine.on_cpu:
+            return 0
+        tokens = min(
+            self.share_bytes / engine.kv_token_bytes,
+            engine.max_seqs * engine.max_batched_tokens,
+        )
+        return tokens * engine.embeds_token_bytes
+
+    @property
     def pool_bytes(self) -> float:
-        """Bytes for KV blocks on a rank: what weights, activations of the largest step
-        and a tile of logits leave of vLLM's share of the memory."""
+        """Bytes for KV blocks on a rank: what weights, activations of the largest step,
+        a tile of logits and the room for prompt embeddings leave of vLLM's share of the
+        memory."""
         engine = self.engine
         return (
-            self.machine.memory * engine.memory_share
+            self.share_bytes
             - engine.weight_bytes
             - engine.activation_bytes
-            - LOGITS_TILE_BYTES
+            - engine.logits_tile_bytes
+            - self.embeds_room_bytes
         )
 
     @property
@@ -130,11 +150,9 @@ class Capacity:
 
     @property
     def embeds_bytes(self) -> float:
-        """Bytes of a request's prompt embeddings after its first step. They are outside
-        of vLLM's share of the memory."""
+        """Bytes of a request's prompt embeddings after its first step."""
         pruned = self.plan.num_visual - self.plan.first.num_visual_after
-        width = self.engine.shape.hidden_size * self.engine.dtype_bytes
-        return (self.plan.prompt_len - pruned) * width
+        return (self.plan.prompt_len - pruned) * self.engine.embeds_token_bytes
 
     # ------------------------------------------------------------- requests at once
     @cached_property
@@ -148,10 +166,6 @@ class Capacity:
             ),
             MAX_SEQS: engine.max_seqs // self.plan.params.num_sequences,
         }
-        if engine.memory_share < 1:
-            # They are not in vLLM's share (docs/architecture.md).
-            outside = self.machine.memory * (1 - engine.memory_share)
-            limits[EMBEDS_MEMORY] = int(outside // self.embeds_bytes)
         if self.concurrency is not None:
             limits[CONCURRENCY] = self.concurrency
         return limits
@@ -178,10 +192,12 @@ class Capacity:
         if self.limit == KV_MEMORY:
             return (
                 f"no request fits into the memory: vLLM's share is "
-                f"{self.machine.memory * engine.memory_share / 1e9:.1f} GB, weights "
-                f"take {engine.weight_bytes / 1e9:.1f}, the largest step "
-                f"{engine.activation_bytes / 1e9:.1f}, and the KV blocks of one "
-                f"request {first.blocks * engine.block_bytes / 1e9:.1f}"
+                f"{self.share_bytes / 1e9:.1f} GB, weights take "
+                f"{engine.weight_bytes / 1e9:.1f}, the largest step "
+                f"{(engine.activation_bytes + engine.logits_tile_bytes) / 1e9:.1f}, "
+                f"room for prompt embeddings {self.embeds_room_bytes / 1e9:.1f}, and "
+                f"the KV blocks of one request "
+                f"{first.blocks * engine.block_bytes / 1e9:.1f}"
             )
         if self.limit == TOKEN_BUDGET:
             return (

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from vllm_lladav.tools.capacity.engine import LOGITS_TILE_BYTES
 from vllm_lladav.tools.capacity.machine import describe
 from vllm_lladav.tools.capacity.model import (
     CONCURRENCY,
@@ -40,7 +39,8 @@ def to_values(capacity: Capacity) -> dict[str, Any]:
         "memory": {
             "weights": engine.weight_bytes,
             "activations": engine.activation_bytes,
-            "logits_tile": LOGITS_TILE_BYTES,
+            "logits_tile": engine.logits_tile_bytes,
+            "embeds_room": capacity.embeds_room_bytes,
             "kv_pool": capacity.pool_bytes,
             "kv_blocks": capacity.pool_blocks,
             "request_kv_first": first.blocks * engine.block_bytes,
@@ -107,6 +107,7 @@ def _memory_rows(memory: Mapping[str, Any], max_batched_tokens: int) -> Rows:
     rows = [
         ("weights", memory["weights"], ""),
         ("largest step", largest_step, f"{max_batched_tokens} tokens, estimated"),
+        ("room for prompt embeddings", memory["embeds_room"], ""),
         ("KV blocks", memory["kv_pool"], f"{memory['kv_blocks']} blocks"),
         ("a request's KV, to be admitted", first, first_blocks),
         ("a request's KV, after its first step", later, later_blocks),

@@ -27,9 +27,6 @@ PARTS = (
 )
 """Names of a step's parts, in the order in which they are listed."""
 
-LOGITS_BYTES = 3 * 4
-"""Bytes moved for each logit: a float32, written once and read twice."""
-
 
 @dataclass(frozen=True)
 class Load:
@@ -163,7 +160,7 @@ def step_parts(machine: Machine, engine: Engine, load: Load) -> tuple[Part, ...]
     tiles = -(-load.candidates // engine.logits_tile_rows)
     head_bytes = tiles * engine.head_bytes
     logits = load.candidates * engine.shape.vocab_rows / engine.tensor_parallel
-    logits_bytes = logits * LOGITS_BYTES
+    logits_bytes = logits * engine.logit_bytes
     head_bound = WEIGHTS if head_bytes > logits_bytes else LOGITS
     # Those of one step go through together.
     vision_bytes = min(load.encoding, 1) * engine.tower_bytes
