@@ -20,10 +20,10 @@ FINGERPRINT := $(firstword $(shell { pwd; cat $(SETUP_INPUTS); } | cksum))
 STAMP := $(VENV)/.setup-$(FINGERPRINT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test bench lint clean
+.PHONY: help setup serve test bench gpu-check lint clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: PYTHON, DEVICE (auto, cpu, cuda), MODEL, PORT, PRUNING, ARGS, PYTEST_ARGS"
 
 setup: $(STAMP) ## Create .venv with vLLM and this project (quick when done before)
@@ -41,6 +41,9 @@ test: $(STAMP) ## Run the tests; further flags in PYTEST_ARGS
 
 bench: $(STAMP) ## Run the quick benchmarks and write results/bench/report.md
 	$(VENV)/bin/python benchmarks/quick.py --results results/bench
+
+gpu-check: $(STAMP) ## Compare a GPU's answers with a CPU's, time it, write a page
+	$(VENV)/bin/python benchmarks/gpu_check.py --results results/gpu-check
 
 lint: $(STAMP) ## Check style, formatting and types
 	$(VENV)/bin/ruff check .

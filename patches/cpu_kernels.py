@@ -169,14 +169,18 @@ def post_update(
         query_lens = query_start_loc[: len(idx_mapping) + 1].diff()
         computed_delta = computed_delta + query_lens[valid]
     num_computed_tokens[slots] += computed_delta.to(num_computed_tokens.dtype)
-    for i in num_sampled.nonzero()[:, 0].tolist():
-        slot = int(idx_mapping[i])
-        if slot < 0:
-            continue
-        count, length = int(num_sampled[i]), int(total_len[slot])
-        last_sampled_tokens[slot, 0] = sampled_tokens[i, count - 1]
-        total_len[slot] = length + count
-        all_token_ids[slot, length : length + count] = sampled_tokens[i, :count]
+    emits = valid & (num_sampled > 0)
+    slots, tokens = idx_mapping[emits], sampled_tokens[emits]
+    counts = num_sampled[emits].to(torch.int64)
+    lengths = total_len[slots]
+    places = torch.arange(tokens.shape[1])
+    rows, columns = (places < counts[:, None]).nonzero(as_tuple=True)
+    all_token_ids[slots[rows], lengths[rows] + columns] = tokens[rows, columns].to(
+        all_token_ids.dtype
+    )
+    last = tokens.gather(1, counts[:, None] - 1)[:, 0]
+    last_sampled_tokens[slots, 0] = last.to(last_sampled_tokens.dtype)
+    total_len[slots] = lengths + counts.to(total_len.dtype)
 
 
 def apply_write(

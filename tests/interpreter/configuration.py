@@ -23,6 +23,7 @@ def main(output: str, engine_args: str) -> None:
     config = EngineArgs("lladav-tiny", **json.loads(engine_args)).create_engine_config()
     found = {
         "cudagraph_mode": config.compilation_config.cudagraph_mode.name,
+        "graph_sizes": config.compilation_config.cudagraph_capture_sizes,
         "use_non_causal": config.attention_config.use_non_causal,
         "async_scheduling": config.scheduler_config.async_scheduling,
         "v2_model_runner": config.use_v2_model_runner,

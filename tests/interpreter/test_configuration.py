@@ -37,9 +37,27 @@ def configuration(directory: Path, **engine_args: Any) -> dict[str, Any]:
 def test_graphs(tmp_path: Path, engine_args: dict[str, Any], mode: str):
     """vLLM's default would put a whole step, Python included, into one graph."""
     found = configuration(tmp_path, **engine_args)
+    del found["graph_sizes"]
     assert found == {
         "cudagraph_mode": mode,
         "use_non_causal": True,
         "async_scheduling": True,
         "v2_model_runner": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("engine_args", "sizes"),
+    [
+        ({"max_num_seqs": 3}, [16, 32, 64, 96, 128, 192, 256, 384]),
+        (
+            {"max_num_seqs": 3, "additional_config": {"lladav": {"block_length": 4}}},
+            [12],
+        ),
+        ({"compilation_config": {"cudagraph_capture_sizes": [8, 40]}}, [8, 40]),
+    ],
+    ids=lambda value: json.dumps(value),
+)
+def test_graph_sizes(tmp_path: Path, engine_args: dict[str, Any], sizes: list[int]):
+    """As many rows as cached steps have: blocks of all requests that may run."""
+    assert configuration(tmp_path, **engine_args)["graph_sizes"] == sizes

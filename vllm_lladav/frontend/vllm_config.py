@@ -10,10 +10,15 @@ from vllm_lladav.denoising.resolve import check_depth
 from vllm_lladav.denoising.traits import keep_traits
 from vllm_lladav.model.families import family_of
 from vllm_lladav.model.family import Family
+from vllm_lladav.options.options import ServerOptions
 from vllm_lladav.options.reading import server_of
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+
+GRAPH_SIZES = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+"""Rows of the CUDA graphs that cached steps run in. A step has whole blocks of its
+requests; with more rows than these it takes a GPU longer than its launch."""
 
 SCHEDULER = "vllm_lladav.scheduler.scheduler.DenoisingScheduler"
 
@@ -38,7 +43,7 @@ class DenoisingVllmConfig(VerifyAndUpdateConfig):
         # For patches/default_sampling.py, which is given no more than this.
         model_config.hf_config.default_gen_length = server.gen_length
         _adapt_scheduling(vllm_config)
-        _adapt_execution(vllm_config)
+        _adapt_execution(vllm_config, server)
 
 
 def _refuse_unsupported(vllm_config: "VllmConfig", family: Family) -> None:
@@ -92,7 +97,7 @@ def _adapt_scheduling(vllm_config: "VllmConfig") -> None:
     scheduler.encoder_cache_size = max(scheduler.encoder_cache_size, least)
 
 
-def _adapt_execution(vllm_config: "VllmConfig") -> None:
+def _adapt_execution(vllm_config: "VllmConfig", server: ServerOptions) -> None:
     from vllm.config import CompilationMode, CUDAGraphMode
     from vllm.platforms import current_platform
 
@@ -107,6 +112,11 @@ def _adapt_execution(vllm_config: "VllmConfig") -> None:
         # graph can hold all of it. vLLM's own default, which can, is filled in later.
         if compilation.cudagraph_mode != CUDAGraphMode.NONE:
             compilation.cudagraph_mode = CUDAGraphMode.PIECEWISE
+        is_sized = compilation.max_cudagraph_capture_size is not None
+        if compilation.cudagraph_capture_sizes is None and not is_sized:
+            most = vllm_config.scheduler_config.max_num_seqs * server.block_length
+            sizes = [size for size in GRAPH_SIZES if size <= most]
+            compilation.cudagraph_capture_sizes = sizes or [most]
 
 
 def _size_cpu_kv_cache(vllm_config: "VllmConfig") -> None:
