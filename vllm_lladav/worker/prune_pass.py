@@ -118,7 +118,8 @@ class PrunePass:
         )
         for index, of_request in stays.items():
             of_batch[offsets[index] : offsets[index + 1]] = of_request
-        rows = of_batch.nonzero()[:, 0]
+        # Of known size: the host need not wait for the device.
+        rows = of_batch.nonzero_static(size=int(self._offsets()[-1]))[:, 0]
         self._attend_shortened(rows, stays)
         return rows
 

@@ -124,7 +124,9 @@ class DenoisingSampler:
         for turn, positions in places:
             owners += [turn.request] * len(positions)
         tokens, confidence = self._predictor.predict(step.hidden_at(places), owners)
-        return tokens.cpu().numpy(), confidence.cpu()
+        # One copy: each is a wait for the device.
+        numbers = torch.stack([tokens, confidence.view(torch.int64)]).cpu()
+        return numbers[0].numpy(), numbers[1].view(torch.float64)
 
     def _predict_tokens(
         self, step: BatchStep, turn: Turn, positions: np.ndarray

@@ -156,7 +156,8 @@ class Scoring:
         stays = torch.ones(len(request), dtype=torch.bool, device=kept.device)
         stays[request.visual] = False
         stays[request.visual[kept]] = True
-        positions = stays.nonzero()[:, 0]
+        num_left = len(request) - len(request.visual) + len(kept)
+        positions = stays.nonzero_static(size=num_left)[:, 0]
         stage = self.stages.pop(0)
         request.keep_visual(Pruned(stage, self.scores, kept, positions, seconds))
         # The next stage of this step looks anew.
