@@ -19,6 +19,7 @@ from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import Span, StepIndex, transfer_count
 from vllm_lladav.denoising.unmasking import (
     find_sequence,
+    most_confident,
     num_confident,
     select_transfers,
 )
@@ -130,6 +131,31 @@ class Canvas:
         """
         count = self._num_transfers(confidence)
         layout = layout or Span(0, len(self))
+        chosen = most_confident(confidence.numpy(), min(count, layout.length))
+        if chosen is None:
+            selected = self._transfer_by_layout(
+                candidates, tokens, confidence, predict, count, layout
+            )
+        else:
+            selected = candidates[chosen]
+            self.token_ids[selected] = tokens[chosen]
+        self.step += 1
+        self._step_in_block += 1
+        self._find_stop()
+        self._advance()
+        return selected
+
+    def _transfer_by_layout(
+        self,
+        candidates: np.ndarray,
+        tokens: np.ndarray,
+        confidence: torch.Tensor,
+        predict: Predict,
+        count: int,
+        layout: Span,
+    ) -> np.ndarray:
+        """Unmask what the official ranking of the whole layout selects: candidates that
+        tie, and masks outside of them where they are too few."""
         selected = (
             layout.first
             + select_transfers(
@@ -147,10 +173,6 @@ class Canvas:
         if not known.all():
             overflow = selected[~known]
             self.token_ids[overflow] = predict(overflow)
-        self.step += 1
-        self._step_in_block += 1
-        self._find_stop()
-        self._advance()
         return selected
 
     def take_output(self) -> list[int]:

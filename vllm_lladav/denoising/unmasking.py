@@ -100,6 +100,25 @@ def num_confident(
     return max(int(allowed.sum()), 1)
 
 
+def most_confident(confidence: np.ndarray, count: int) -> np.ndarray | None:
+    """Which ``count`` of ``confidence`` (``[n]``) are the largest: ``[count]``, int64,
+    ascending.
+
+    None where that does not follow from the numbers alone, so that
+    :func:`select_transfers` has to say: there are fewer, or equal ones on both sides of
+    the cut.
+    """
+    if count > len(confidence):
+        return None
+    if count in (0, len(confidence)):
+        return np.arange(count)
+    order = np.argpartition(confidence, -count)
+    least = confidence[order[-count]]
+    if np.count_nonzero(confidence >= least) > count:
+        return None
+    return np.sort(order[-count:])
+
+
 def select_transfers(
     candidates: torch.Tensor, confidence: torch.Tensor, count: int, length: int
 ) -> torch.Tensor:

@@ -14,6 +14,7 @@ from vllm_lladav.denoising.unmasking import (
     find_sequence,
     greedy_tokens,
     gumbel_tokens,
+    most_confident,
     select_transfers,
 )
 
@@ -137,6 +138,26 @@ def test_select_transfers_takes_the_most_confident(cells, data):
     taken = [score[i] for i in selected]
     assert not left or not taken or max(left) <= min(taken)
     assert taken == sorted(taken, reverse=True)
+
+
+@given(st.lists(st.integers(0, 12), max_size=30), st.data())
+def test_most_confident(confidence: list[int], data):
+    """What the official ranking selects, or None where that depends on the layout."""
+    count = data.draw(st.integers(0, len(confidence) + 2))
+    numbers = np.array(confidence, dtype=np.float64) / 8
+    found = most_confident(numbers, count)
+    ranked = sorted(confidence, reverse=True)
+    is_cut = 0 < count < len(ranked)
+    is_tied = is_cut and ranked[count - 1] == ranked[count]
+    if count > len(ranked) or is_tied:
+        assert found is None
+        return
+    places = torch.arange(len(confidence))
+    selected = select_transfers(
+        places, torch.from_numpy(numbers), count, len(confidence) + 5
+    )
+    assert found is not None
+    assert found.tolist() == sorted(selected.tolist())
 
 
 @given(
