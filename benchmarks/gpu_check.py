@@ -14,7 +14,8 @@ own, so that one that fails leaves the others alone:
     speed        the released 8B shape with random weights, an image of 384 x 384
                  (1,485 visual tokens): exact, dual cache, pruned, several at once
 
-A machine without a GPU does the same, ``speed`` with the mid-size random checkpoint.
+A machine without a GPU does the same, ``speed`` with the mid-size random checkpoint,
+fewer requests and short canvases: 4 minutes on two cores.
 """
 
 import argparse
@@ -54,6 +55,9 @@ CASES: Mapping[str, dict[str, Any]] = {
     "guided_pruned_dual": {**PRUNED, **DUAL, "cfg_scale": 1.0},
 }
 """``vllm_xargs`` of the requests to lladav-tiny, by name."""
+
+WITHOUT_GPU = {"requests": [1, 4], "gen_length": 16, "block_length": 8}
+"""Defaults of ``speed`` on a CPU."""
 
 SPEED: Mapping[str, dict[str, Any]] = {
     "exact": {"denoising": "exact"},
@@ -111,7 +115,8 @@ def compare_tokens(dtype: str) -> dict[str, Any]:
 # --------------------------------------------------------------------- speed
 def write_released_shape(directory: Path) -> None:
     """Config and tokenizer of the released model's size; weights are made up."""
-    from vllm_lladav.tiny import configs, tokenizer
+    from vllm_lladav.tiny.checkpoint import write_configuration
+    from vllm_lladav.tiny.configs import model_config
     from vllm_lladav.tiny.presets import ModelSize
 
     size = ModelSize(
@@ -124,16 +129,9 @@ def write_released_shape(directory: Path) -> None:
         vision_num_layers=27,
         vision_num_heads=16,
     )
-    config = configs.model_config(size, "bfloat16")
+    config = model_config(size, "bfloat16")
     config["mm_vision_tower"] = "google/siglip2-so400m-patch14-384"
-    for name, content in {
-        "config.json": config,
-        "generation_config.json": configs.generation_config(),
-        "tokenizer.json": tokenizer.tokenizer_json(),
-        "tokenizer_config.json": tokenizer.tokenizer_config(),
-        "special_tokens_map.json": tokenizer.special_tokens_map(),
-    }.items():
-        (directory / name).write_text(json.dumps(content))
+    write_configuration(directory, config)
 
 
 def measure_speed(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
@@ -223,6 +221,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path("results/gpu-check"))
     parser.add_argument("--record", action="store_true", help=f"write {RECORDED.name}")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
+    import torch
+
+    if not torch.cuda.is_available():
+        parser.set_defaults(**WITHOUT_GPU)
     return parser.parse_args()
 
 
@@ -255,11 +257,9 @@ def main() -> None:
         (args.results / "gpu-check.json").write_text(json.dumps(report, indent=2))
         (args.results / "gpu-check.md").write_text(page(report))
     print((args.results / "gpu-check.md").read_text())
-    exact = stages.get("tokens", {"of": 0, "alone": 0, "in_a_batch": 0})
-    wrong = any(
-        exact.get(name) != exact.get("of", -1) for name in ("alone", "in_a_batch")
-    )
-    if wrong or any("error" in found for found in stages.values()):
+    exact = stages.get("tokens", {})
+    differ = exact.get("different_alone") or exact.get("different_in_a_batch")
+    if differ or any("error" in found for found in stages.values()):
         raise SystemExit("the check failed")
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 GRAPH_SIZES = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 """Rows of the CUDA graphs that cached steps run in. A step has whole blocks of its
-requests; with more rows than these it takes a GPU longer than its launch."""
+requests; with more rows it is expected to take a GPU longer than its launch."""
 
 SCHEDULER = "vllm_lladav.scheduler.scheduler.DenoisingScheduler"
 

@@ -67,14 +67,20 @@ def write_checkpoint(
     _write_shards(directory, tensors, torch_dtype, shards, size.num_layers)
     decoy = decoy_vision_tensors(size, seed)
     _write_tensors(vision_directory / "model.safetensors", decoy, torch_dtype)
-    for path, content in (
-        (directory / "config.json", configs.model_config(size, torch_dtype)),
-        (directory / "generation_config.json", configs.generation_config()),
-        (directory / "tokenizer_config.json", tokenizer.tokenizer_config()),
-        (directory / "special_tokens_map.json", tokenizer.special_tokens_map()),
-        (vision_directory / "config.json", configs.vision_config(size)),
+    _write_json(vision_directory / "config.json", configs.vision_config(size))
+    write_configuration(directory, configs.model_config(size, torch_dtype))
+
+
+def write_configuration(directory: Path, config: Mapping[str, Any]) -> None:
+    """Write what a checkpoint has beside weights and tower: ``config.json`` as given,
+    the official vocabulary's tokenizer."""
+    for name, content in (
+        ("config.json", config),
+        ("generation_config.json", configs.generation_config()),
+        ("tokenizer_config.json", tokenizer.tokenizer_config()),
+        ("special_tokens_map.json", tokenizer.special_tokens_map()),
     ):
-        _write_json(path, content)
+        _write_json(directory / name, content)
     _write_json(directory / "tokenizer.json", tokenizer.tokenizer_json(), indent=None)
 
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from vllm.model_executor.layers.attention import Attention
 
+from vllm_lladav.worker.scoring import SeenLayer
+
 PLAIN_CACHES = ("FLASH_ATTN", "TRITON_ATTN")
 """Backends with a cache of ``[blocks, kv_heads, block_size, K and V]``, in any order in
 memory: a token's K and V can be read and written where its slot says."""
@@ -30,16 +32,9 @@ class Move(NamedTuple):
 class Compaction(Protocol):
     """Follows the layers of a forward pass, and moves their K/V at a prune point."""
 
-    def see(
-        self,
-        attention: Attention,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        rows: Mapping[int, slice],
-    ) -> None:
-        """A layer is about to attend with ``key`` and ``value`` (``[num_tokens,
-        kv_heads * head_dim]``); ``rows`` are those of the requests that will still be
-        pruned, by their place in the batch."""
+    def see(self, layer: SeenLayer, rows: Mapping[int, slice]) -> None:
+        """A layer is about to attend. ``rows`` are those of the requests that will
+        still be pruned, by their place in the batch."""
 
     def move(self, move: Move) -> None:
         """Move K/V of all layers that were seen."""
@@ -59,14 +54,8 @@ class InCache:
     def __init__(self) -> None:
         self._attentions: list[Attention] = []
 
-    def see(
-        self,
-        attention: Attention,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        rows: Mapping[int, slice],
-    ) -> None:
-        self._attentions.append(attention)
+    def see(self, layer: SeenLayer, rows: Mapping[int, slice]) -> None:
+        self._attentions.append(layer.attention)
 
     def move(self, move: Move) -> None:
         for attention in self._attentions:
@@ -84,16 +73,13 @@ class FromInputs:
     def __init__(self) -> None:
         self._layers: list[tuple[Attention, dict[int, list[torch.Tensor]]]] = []
 
-    def see(
-        self,
-        attention: Attention,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        rows: Mapping[int, slice],
-    ) -> None:
+    def see(self, layer: SeenLayer, rows: Mapping[int, slice]) -> None:
         # Copied: the value is a view of what queries and keys lie in, too.
-        kept = {i: [key[part].clone(), value[part].clone()] for i, part in rows.items()}
-        self._layers.append((attention, kept))
+        kept = {
+            index: [layer.key[part].clone(), layer.value[part].clone()]
+            for index, part in rows.items()
+        }
+        self._layers.append((layer.attention, kept))
 
     def move(self, move: Move) -> None:
         for attention, kept in self._layers:

@@ -130,8 +130,7 @@ class PrunePass:
 
     def _see(self, attention: Any, args: tuple[torch.Tensor, ...]) -> None:
         """A layer is about to attend."""
-        query, key, value = args[:3]
-        self._seen = SeenLayer(attention, query, key)
+        self._seen = SeenLayer(attention, *args[:3])
         assert self._compaction is not None
         offsets = self._offsets()
         rows = {
@@ -139,7 +138,7 @@ class PrunePass:
             for index, scoring in self._scorings.items()
             if scoring.stages
         }
-        self._compaction.see(attention, key, value, rows)
+        self._compaction.see(self._seen, rows)
 
     def _attend_shortened(
         self, rows: torch.Tensor, stays: dict[int, torch.Tensor]

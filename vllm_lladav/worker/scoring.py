@@ -25,11 +25,13 @@ class SeenLayer(NamedTuple):
         attention: vLLM's module.
         query: ``[num_tokens, heads * head_dim]``, rotary embedding applied.
         key: ``[num_tokens, kv_heads * head_dim]``, the same.
+        value: of the shape of ``key``.
     """
 
     attention: Attention
     query: torch.Tensor
     key: torch.Tensor
+    value: torch.Tensor
 
 
 class PrunedRequest(Protocol):
