@@ -68,12 +68,10 @@ def chosen_probability(
     best = best[:, None]
     ratio = logits.gather(-1, chosen[:, None]).double() - logits.gather(-1, best)
     probabilities = torch.softmax(logits, dim=-1, out=logits)
-    largest = probabilities.gather(-1, best).double()[:, 0]
-    (likely,) = (largest > 0.5).nonzero(as_tuple=True)
-    if len(likely):
-        others = probabilities[likely].scatter_(-1, best[likely], 0.0).sum(dim=-1)
-        largest[likely] = 1 - others.double()
-    return ratio[:, 0].exp() * largest
+    largest = probabilities.gather(-1, best).double()
+    others = probabilities.scatter_(-1, best, 0.0).sum(dim=-1, keepdim=True).double()
+    largest = torch.where(largest > 0.5, 1 - others, largest)
+    return (ratio.exp() * largest)[:, 0]
 
 
 def num_confident(
