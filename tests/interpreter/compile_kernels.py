@@ -12,12 +12,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vllm_lladav.kernels import greedy
+from vllm_lladav.kernels import greedy, sampled
 
 HOPPER = GPUTarget("cuda", 90, 32)
 
 
-def compile_kernel(kernel: Any, **types: str | int) -> None:
+def compile_kernel(kernel: Any, num_warps: int = 4, **types: str | int) -> None:
     """``types`` are those of the arguments, as Triton spells them; numbers are
     constants."""
     names = kernel.arg_names
@@ -33,7 +33,7 @@ def compile_kernel(kernel: Any, **types: str | int) -> None:
             if isinstance(value, int)
         },
     )
-    compiled = triton.compile(source, target=HOPPER)
+    compiled = triton.compile(source, target=HOPPER, options={"num_warps": num_warps})
     assert len(compiled.asm["cubin"]) > 0
     print(kernel.__name__, types, len(compiled.asm["cubin"]), "bytes")
 
@@ -49,6 +49,22 @@ def main() -> None:
             probabilities_ptr="*fp64",
             BLOCK=greedy.BLOCK,
         )
+        for restricts in (False, True):
+            compile_kernel(
+                sampled._sampled_choice_kernel,
+                num_warps=sampled.WARPS,
+                logits_ptr=logits,
+                logits_stride="i32",
+                allowed_ptr="*fp32" if restricts else logits,
+                allowed_stride="i32",
+                vocab="i32",
+                temperature_ptr="*fp64",
+                keys_ptr="*i64",
+                tokens_ptr="*i64",
+                probabilities_ptr="*fp64",
+                RESTRICTS=restricts,
+                BLOCK=sampled.BLOCK,
+            )
 
 
 if __name__ == "__main__":

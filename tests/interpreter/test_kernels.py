@@ -15,9 +15,11 @@ pytestmark = pytest.mark.skipif(
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("script", ["greedy_choice", "compile_kernels"])
+@pytest.mark.parametrize(
+    "script", ["greedy_choice", "sampled_choice", "compile_kernels"]
+)
 def test_script(script: str):
-    """Its assertions hold: the kernel is what its twin is; it compiles for sm_90."""
+    """Its assertions hold: each kernel is what its twin is; it compiles for sm_90."""
     interprets = script != "compile_kernels"
     environment = os.environ | ({"TRITON_INTERPRET": "1"} if interprets else {})
     here = "tests.interpreter"

@@ -35,19 +35,22 @@ def greedy_tokens(logits: torch.Tensor) -> torch.Tensor:
 
 
 def gumbel_tokens(
-    logits: torch.Tensor, temperature: float, uniform: torch.Tensor
+    logits: torch.Tensor, temperature: torch.Tensor, uniform: torch.Tensor
 ) -> torch.Tensor:
     """Sample a token for every row: ``[n, vocab]`` -> ``[n]``, int64.
 
     Args:
-        logits: ``[n, vocab]``, float32.
-        temperature: > 0.
-        uniform: ``[n, vocab]``, float64 in [0, 1): the noise to use.
+        logits: ``[n, vocab]``, float32; -inf for what may not be drawn.
+        temperature: > 0: ``[n]``, float64.
+        uniform: ``[n, vocab]``, float64 in [0, 1): the noise to use; overwritten.
 
     The Gumbel-max trick in float64 (arXiv 2409.02908 shows that lower
-    precision changes the distribution).
+    precision changes the distribution). The official code compares
+    ``exp(logit) / (-log u) ** temperature``; these are the logarithms of that, which
+    take neither a power nor a quotient.
     """
-    return (logits.double().exp() / (-uniform.log()).pow(temperature)).argmax(dim=-1)
+    noise = uniform.log_().neg_().log_().mul_(temperature[:, None])
+    return greedy_tokens(torch.sub(logits, noise, out=noise))
 
 
 def chosen_probability(

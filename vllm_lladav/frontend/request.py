@@ -24,7 +24,7 @@ from vllm_lladav.options.kinds import OptionError
 from vllm_lladav.options.options import ServerOptions
 
 MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1
-"""What torch's generators take. Sample i of a request gets ``seed + i``."""
+"""What an int64 holds. Sample i of a request gets ``seed + i``."""
 
 _UNSUPPORTED = {
     # field: (value that means "not used", what needs it)

@@ -8,6 +8,8 @@ which goes over the logits several times and needs them in float32.
 import torch
 from vllm.triton_utils import tl, triton
 
+from vllm_lladav.kernels.softmax import with_block
+
 BLOCK = 8192
 """Logits that a program has at hand."""
 
@@ -46,7 +48,6 @@ def _greedy_choice_kernel(
     columns = tl.arange(0, BLOCK)
     best = tl.full((), float("-inf"), tl.float32)
     token = tl.full((), 0, tl.int64)
-    # The sum of exp(logit - best) of all but the best.
     others = tl.full((), 0.0, tl.float32)
     for start in range(0, vocab, BLOCK):
         column = start + columns
@@ -55,14 +56,9 @@ def _greedy_choice_kernel(
             mask=column < vocab,
             other=float("-inf"),
         ).to(tl.float32)
-        largest, place = tl.max(logit, 0, return_indices=True)
-        if largest > best:
-            above = tl.where(columns == place, float("-inf"), logit)
-            carried = (others + 1) * tl.exp(best - largest)
-            others = tl.sum(tl.exp(above - largest), 0) + carried
-            best = largest
+        before = best
+        best, others, place = with_block(logit, columns, best, others)
+        if best > before:
             token = (start + place).to(tl.int64)
-        elif best > float("-inf"):
-            others += tl.sum(tl.exp(logit - best), 0)
     tl.store(tokens_ptr + row, token)
     tl.store(probabilities_ptr + row, 1.0 / (1.0 + others.to(tl.float64)))

@@ -29,7 +29,6 @@ class DenoisingRequest:
         req_id: vLLM's.
         canvas: its tokens.
         plan: what its steps compute.
-        generator: of its noise; None if nothing is random.
         logprobs: of the canvas tokens; None if the client asked for none.
         visual: ``[m]``, int64: positions of the visual tokens that are left.
         image_ids: ``[m]``, int64: the image of each.
@@ -47,7 +46,6 @@ class DenoisingRequest:
     req_id: str
     canvas: Canvas
     plan: StepPlan
-    generator: torch.Generator | None
     logprobs: CanvasLogprobs | None
     visual: torch.Tensor
     image_ids: torch.Tensor

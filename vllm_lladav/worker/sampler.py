@@ -19,11 +19,12 @@ from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
 
 from vllm_lladav.denoising.marks import StepReport
+from vllm_lladav.denoising.noise import row_keys, uniform_of
 from vllm_lladav.denoising.traits import Traits
 from vllm_lladav.worker.batch_step import BatchStep, Places, Turn
 from vllm_lladav.worker.contract import DenoisingModel
 from vllm_lladav.worker.logprobs import TokenLogprobs, packed
-from vllm_lladav.worker.predictor import Predictor
+from vllm_lladav.worker.predictor import Predictor, RowSampling
 from vllm_lladav.worker.request import DenoisingRequest
 
 
@@ -48,6 +49,7 @@ class DenoisingSampler:
     ) -> None:
         self._model = model
         self._device = device
+        self._vocab_size = traits.num_tokens
         self._predictor = Predictor(model, traits, device)
         self._take_step = take_step
 
@@ -67,8 +69,7 @@ class DenoisingSampler:
         step = self._take_step()
         if step is None:
             # As much as a step has of them at once: memory is being measured.
-            rows = logits[:1].expand(self._predictor.tile_rows, -1)
-            self._predictor.predict(rows, [None] * len(rows))
+            self._predictor.warm_up(logits[:1])
             outputs: list[list[int]] = [[] for _ in range(input_batch.num_reqs)]
             logprobs = None
             num_computed = np.zeros(input_batch.num_reqs, np.int32)
@@ -120,13 +121,43 @@ class DenoisingSampler:
     ) -> tuple[np.ndarray, torch.Tensor]:
         """Tokens ``[n]`` (int64) and confidence ``[n]`` (float64) at all of
         ``places``, on the CPU."""
-        owners: list[DenoisingRequest] = []
-        for turn, positions in places:
-            owners += [turn.request] * len(positions)
-        tokens, confidence = self._predictor.predict(step.hidden_at(places), owners)
+        greedy = [place for place in places if not _is_sampled(place[0])]
+        sampled = [place for place in places if _is_sampled(place[0])]
+        predictions = []
+        if greedy:
+            predictions.append(self._predictor.predict(step.hidden_at(greedy), None))
+        if sampled:
+            sampling = self._row_sampling(sampled)
+            hidden_states = step.hidden_at(sampled)
+            predictions.append(self._predictor.predict(hidden_states, sampling))
+        tokens, confidence = map(torch.cat, zip(*predictions, strict=True))
         # One copy: each is a wait for the device.
         numbers = torch.stack([tokens, confidence.view(torch.int64)]).cpu()
-        return numbers[0].numpy(), numbers[1].view(torch.float64)
+        # The sampled rows are behind the others: back to where they were.
+        counts = [len(positions) for _, positions in places]
+        order = np.repeat([_is_sampled(turn) for turn, _ in places], counts)
+        found = np.empty_like(numbers.numpy())
+        found[:, np.argsort(order, kind="stable")] = numbers.numpy()
+        return found[0], torch.from_numpy(found[1]).view(torch.float64)
+
+    def _row_sampling(self, places: Places) -> RowSampling:
+        """Of all rows of ``places``, whose requests have a temperature."""
+        counts = [len(positions) for _, positions in places]
+        params = [turn.request.params for turn, _ in places]
+
+        def rows(values: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
+            numbers = np.repeat(np.array(values), counts)
+            return async_tensor_h2d(numbers, device=self._device, dtype=dtype)
+
+        size = self._vocab_size
+        keys = np.concatenate([_row_keys(turn, at).numpy() for turn, at in places])
+        return RowSampling(
+            temperature=rows([p.temperature for p in params], torch.float64),
+            top_k=rows([min(p.top_k or size, size) for p in params], torch.int32),
+            top_p=rows([p.top_p for p in params], torch.float32),
+            keys=async_tensor_h2d(keys, device=self._device, dtype=torch.int64),
+            restricts=any(p.top_k > 0 or p.top_p < 1 for p in params),
+        )
 
     def _predict_tokens(
         self, step: BatchStep, turn: Turn, positions: np.ndarray
@@ -146,7 +177,7 @@ class DenoisingSampler:
         request = turn.request
         canvas = request.canvas
         if request.params.remasking == "random":
-            confidence = _random_confidence(request, len(confidence))
+            confidence = uniform_of(_row_keys(turn, turn.candidates))
         transferred = canvas.transfer(
             turn.candidates,
             tokens,
@@ -237,10 +268,17 @@ def _answer(request: DenoisingRequest) -> tuple[list[int], TokenLogprobs | None]
     return report.append_to(output), logprobs
 
 
-def _random_confidence(request: DenoisingRequest, count: int) -> torch.Tensor:
-    """Uniform numbers that rank positions: ``[count]``, float64, on the CPU."""
-    generator = request.generator
-    assert generator is not None
-    return torch.rand(
-        count, dtype=torch.float64, device=generator.device, generator=generator
-    ).cpu()
+def _is_sampled(turn: Turn) -> bool:
+    return turn.request.params.temperature > 0
+
+
+def _row_keys(turn: Turn, positions: np.ndarray) -> torch.Tensor:
+    """Of the noise at ``positions`` (``[n]``) in this step: ``[n]``, int64, on the
+    CPU."""
+    request = turn.request
+    assert request.seed is not None
+    return row_keys(
+        torch.tensor([request.seed]),
+        torch.tensor([request.step.index.step]),
+        torch.from_numpy(positions - request.canvas.prompt_len),
+    )

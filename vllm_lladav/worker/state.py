@@ -85,10 +85,6 @@ class DenoisingState(ModelState):
         params = denoising_params(sampling_params)
         prompt = new_req_data.prompt_token_ids
         assert prompt is not None and new_req_data.prefill_token_ids is not None
-        generator = None
-        if params.is_random:
-            assert params.seed is not None
-            generator = torch.Generator(self.device).manual_seed(params.seed)
         logprobs = None
         if sampling_params.logprobs is not None:
             logprobs = CanvasLogprobs(params.gen_length, sampling_params.logprobs)
@@ -105,7 +101,6 @@ class DenoisingState(ModelState):
                 num_emitted=len(new_req_data.prefill_token_ids) - len(prompt),
             ),
             plan=StepPlan(params, len(prompt), tuple(lengths)),
-            generator=generator,
             logprobs=logprobs,
             visual=torch.tensor(
                 np.concatenate([np.empty(0, np.int64), *visual]), device=self.device

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_lladav.denoising.noise import row_keys, uniform, uniform_of
+from vllm_lladav.denoising.unmasking import gumbel_tokens
 
 UINT64 = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -167,3 +168,20 @@ def test_keys_differ():
     """Also where sums of seed, step and position are equal."""
     keys = keys_of(range(-20, 20), range(40), range(-10, 40))
     assert len(keys.unique()) == len(keys)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_tokens_follow_the_tempered_distribution(temperature: float):
+    """Chi-square of 40,000 draws against softmax(logits / temperature), of 64 tokens;
+    chance exceeds the bound once in about 10,000 times."""
+    keys = keys_of([11], range(100), range(400))
+    logits = 1.5 * torch.randn(64, generator=torch.Generator().manual_seed(1))
+    tokens = gumbel_tokens(
+        logits.expand(len(keys), -1),
+        torch.full((len(keys),), temperature, dtype=torch.float64),
+        uniform(keys, 64),
+    )
+    counts = torch.bincount(tokens, minlength=64).double()
+    expected = len(keys) * (logits.double() / temperature).softmax(-1)
+    chi_square = ((counts - expected).square() / expected).sum().item()
+    assert abs(chi_square - 63) < 3.9 * math.sqrt(2 * 63)

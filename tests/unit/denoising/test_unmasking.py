@@ -81,7 +81,8 @@ def test_gumbel_tokens_follow_the_tempered_distribution(temperature: float):
     uniform = torch.rand(
         num_draws, len(logits), dtype=torch.float64, generator=generator
     )
-    tokens = gumbel_tokens(logits.expand(num_draws, -1), temperature, uniform)
+    temperatures = torch.full((num_draws,), temperature, dtype=torch.float64)
+    tokens = gumbel_tokens(logits.expand(num_draws, -1), temperatures, uniform)
     counts = torch.bincount(tokens, minlength=len(logits)).double()
     expected = (logits.double() / temperature).softmax(-1)
     error = (expected * (1 - expected) / num_draws).sqrt()
@@ -90,28 +91,30 @@ def test_gumbel_tokens_follow_the_tempered_distribution(temperature: float):
 
 
 def test_gumbel_tokens_are_the_noise_formula():
-    """argmax of exp(logits) / (-log u)^t, computed with Python floats."""
+    """argmax of exp(logits) / (-log u)^t, computed with Python floats, where every row
+    has a t of its own."""
     generator = torch.Generator().manual_seed(3)
-    logits = torch.randn(20, 11, generator=generator)
-    uniform = torch.rand(20, 11, dtype=torch.float64, generator=generator)
-    for temperature in (0.3, 1.0):
-        expected = []
-        for row in range(20):
-            noise = [-math.log(u) for u in uniform[row].tolist()]
-            scores = [
-                math.exp(logit) / n**temperature
-                for logit, n in zip(logits[row].tolist(), noise, strict=True)
-            ]
-            expected.append(scores.index(max(scores)))
-        assert gumbel_tokens(logits, temperature, uniform).tolist() == expected
+    logits = torch.randn(40, 11, generator=generator)
+    uniform = torch.rand(40, 11, dtype=torch.float64, generator=generator)
+    temperature = torch.tensor([0.3, 1.0], dtype=torch.float64).repeat(20)
+    expected = []
+    for row in range(40):
+        noise = [-math.log(u) for u in uniform[row].tolist()]
+        scores = [
+            math.exp(logit) / n ** temperature[row].item()
+            for logit, n in zip(logits[row].tolist(), noise, strict=True)
+        ]
+        expected.append(scores.index(max(scores)))
+    assert gumbel_tokens(logits, temperature, uniform).tolist() == expected
 
 
 def test_gumbel_tokens_with_extreme_noise():
-    """0 is a possible draw of the noise; its token never wins. Large logits of the
-    official model do not overflow."""
-    uniform = torch.tensor([[0.0, 0.5]], dtype=torch.float64)
-    assert gumbel_tokens(torch.tensor([[1.0, 1.0]]), 1.0, uniform).tolist() == [1]
-    assert gumbel_tokens(torch.tensor([[90.0, 100.0]]), 1.0, uniform).tolist() == [1]
+    """0 is a possible draw of other noise than ours; its token never wins. Large
+    logits of the official model do not overflow."""
+    for logits in ([1.0, 1.0], [90.0, 100.0], [9e4, 1e5]):
+        uniform = torch.tensor([[0.0, 0.5]], dtype=torch.float64)
+        ones = torch.ones(1, dtype=torch.float64)
+        assert gumbel_tokens(torch.tensor([logits]), ones, uniform).tolist() == [1]
 
 
 @given(
