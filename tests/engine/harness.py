@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
+import torch
 from PIL import Image
 from vllm import SamplingParams
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
 from tests.golden.cases import GoldenCase, cache_args, is_prompt_cache, pruning_args
-from vllm_lladav.denoising.canvas import Canvas
 from vllm_lladav.scheduler.scheduler import DenoisingScheduler
 from vllm_lladav.tools.engine import denoising_state, engine_core, start_engine
+from vllm_lladav.worker.ending_step import EndingStep
 from vllm_lladav.worker.scoring import Pruned
 from vllm_lladav.worker.state import DenoisingState
 
@@ -250,14 +250,17 @@ def recorded_pruning(engine: Engine) -> Iterator[dict[str, list[Pruned]]]:
 
 @contextmanager
 def recorded_transfers() -> Iterator[list[list[int]]]:
-    """What ``Canvas.transfer`` moves while one request runs: canvas positions."""
+    """What every step of the only running request transfers: canvas positions."""
     steps: list[list[int]] = []
-    transfer = Canvas.transfer
+    record_logprobs = EndingStep.record_logprobs
 
-    def record(self: Canvas, *args: Any, **kwargs: Any) -> np.ndarray:
-        positions = transfer(self, *args, **kwargs)
-        steps.append((positions - self.prompt_len).tolist())
-        return positions
+    def record(self: EndingStep, chosen: torch.Tensor) -> None:
+        (is_running,) = self.canvas.was_running.tolist()
+        if is_running:
+            positions = self.layout(0).positions
+            start = positions[self.canvas.batch.in_canvas[0]][0]
+            steps.append((positions[chosen[0]] - start).tolist())
+        record_logprobs(self, chosen)
 
-    with patch.object(Canvas, "transfer", record):
+    with patch.object(EndingStep, "record_logprobs", record):
         yield steps

@@ -6,10 +6,12 @@ ends with the report of its step, in marks of any order: how the request finishe
 block comes next, where the answer stops, what was pruned.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Self
+from typing import Any, Self
+
+NOTHING = -(1 << 31)
+"""A mark without a meaning: keeps a place."""
 
 _BLOCK = -(1 << 26)
 _STOP = -(1 << 27)
@@ -29,6 +31,16 @@ class FinishMark(IntEnum):
     STOP_STRING = -3
 
 
+def block_mark(block: Any) -> Any:
+    """Of a block, or of a tensor of them."""
+    return _BLOCK - block
+
+
+def stop_mark(stop: Any) -> Any:
+    """Of a stop's offset, or of a tensor of them."""
+    return _STOP - stop
+
+
 @dataclass(frozen=True)
 class PruneReport:
     """What was pruned of one request in one step.
@@ -40,6 +52,10 @@ class PruneReport:
 
     num_visual: int
     microseconds: int
+
+    def marks(self) -> tuple[int, int]:
+        microseconds = min(self.microseconds, (1 << 30) - 1)
+        return _KEPT - self.num_visual, _MICROSECONDS - microseconds
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,8 @@ class StepReport:
         finish = num_visual = microseconds = block = stop = None
         while token_ids and token_ids[-1] < 0:
             mark = token_ids.pop()
+            if mark == NOTHING:
+                continue
             if mark <= _MICROSECONDS:
                 microseconds = _MICROSECONDS - mark
             elif mark <= _KEPT:
@@ -79,16 +97,3 @@ class StepReport:
         if num_visual is None or microseconds is None:
             return cls(finish, None, block, stop)
         return cls(finish, PruneReport(num_visual, microseconds), block, stop)
-
-    def append_to(self, output: Sequence[int]) -> list[int]:
-        """``output`` with this report behind it, for :meth:`take`."""
-        marks = [] if self.finish is None else [self.finish]
-        if self.block is not None:
-            marks.append(_BLOCK - self.block)
-        if self.stop is not None:
-            marks.append(_STOP - self.stop)
-        if self.pruned is not None:
-            marks.append(_KEPT - self.pruned.num_visual)
-            microseconds = min(self.pruned.microseconds, (1 << 30) - 1)
-            marks.append(_MICROSECONDS - microseconds)
-        return [*output, *marks]

@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Self
 
 from vllm_lladav.options.options import DenoisingOptions
@@ -74,13 +75,18 @@ class DenoisingParams(DenoisingOptions):
         return self.temperature > 0 or self.remasking == "random" or prunes_randomly
 
     @property
+    def follows_blocks(self) -> bool:
+        """Whether what a step computes depends on the block and on the stop."""
+        return self.cache in ("prefix", "dual")
+
+    @property
     def num_sequences(self) -> int:
         """What runs in every step: with guidance, the unconditional twin too, whose
         prompt is the mask embedding throughout. Logits ``l`` then become
         ``u + (cfg_scale + 1) * (l - u)``, where ``u`` are the twin's."""
         return 2 if self.cfg_scale else 1
 
-    @property
+    @cached_property
     def num_tail_tokens(self) -> int:
         """Positions behind the prompt: canvas and suffix."""
         return self.gen_length + len(self.suffix_token_ids)

@@ -12,6 +12,7 @@ the least.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from vllm_lladav.denoising.params import DenoisingParams
@@ -153,16 +154,16 @@ class StepPlan:
     prompt_len: int
     visual_lengths: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def num_visual(self) -> int:
         """Visual tokens before anything is pruned."""
         return sum(self.visual_lengths)
 
-    @property
+    @cached_property
     def follows_blocks(self) -> bool:
         """Whether what a step computes depends on the block and on the stop. Both are
         up to the canvas, so the scheduler is told after every step."""
-        return self.params.cache in ("prefix", "dual")
+        return self.params.follows_blocks
 
     @property
     def first(self) -> Step:

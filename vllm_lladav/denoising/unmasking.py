@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arithmetic of unmasking, as pure functions on tensors and sequences.
+"""The arithmetic of unmasking, as pure functions on tensors.
 
 Source of the behaviour: ``generate_with_embeds`` of the official LLaDA-V code
 and the LLaDA paper (arXiv 2502.09992, section 2.4).
 """
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
-import numpy as np
 import torch
 
 ARGMAX_CHUNK = 512
+
+UNSET = 1 << 30
+"""An offset that no canvas has."""
 
 
 def greedy_tokens(logits: torch.Tensor) -> torch.Tensor:
@@ -77,47 +79,74 @@ def chosen_probability(
     return (ratio.exp() * largest)[:, 0]
 
 
+def first_offset(where: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """Smallest of the ``offsets`` at which ``where`` (``[..., w]``, bool) holds:
+    ``[...]``, int64; :data:`UNSET` if there is none."""
+    return torch.where(where, offsets, UNSET).amin(dim=-1)
+
+
+def shared_transfers(
+    num_masks: torch.Tensor, steps: torch.Tensor, step: torch.Tensor
+) -> torch.Tensor:
+    """:func:`~vllm_lladav.denoising.plan.transfer_count` of tensors."""
+    share = torch.div(num_masks, steps, rounding_mode="floor")
+    return share + (step < num_masks - share * steps)
+
+
 def num_confident(
-    confidence: torch.Tensor, threshold: float | None, factor: float | None
-) -> int:
+    ranked: torch.Tensor, threshold: torch.Tensor, factor: torch.Tensor
+) -> torch.Tensor:
     """How many positions confidence decoding transfers (arXiv 2505.22618).
 
     Args:
-        confidence: ``[n]``, float64, of the candidates, n > 0.
-        threshold: those that reach it are transferred.
-        factor: the n most confident are, as long as ``(n + 1) * (1 - c) < factor``
-            holds for the least confident of them.
+        ranked: ``[n, k]``, float64: the confidence of each request's candidates from
+            the largest to the least, minus infinity behind them.
+        threshold: ``[n, 1]``, float64: those that reach it are transferred; infinite
+            for no such rule.
+        factor: ``[n, 1]``, float64: the m most confident are, as long as ``(m + 1) *
+            (1 - c) < factor`` holds for the least confident of them; minus infinity
+            for no such rule.
 
     Returns:
-        At least 1. With both, what either of them allows.
+        ``[n]``, int64, at least 1. With both rules, what either of them allows.
     """
-    ranked = confidence.sort(descending=True).values
-    allowed = torch.zeros(len(ranked), dtype=torch.bool)
-    if threshold is not None:
-        allowed |= ranked >= threshold
-    if factor is not None:
-        n = torch.arange(1, len(ranked) + 1)
-        allowed |= ((n + 1) * (1 - ranked) < factor).cummin(dim=0).values
-    return max(int(allowed.sum()), 1)
+    number = torch.arange(2, ranked.shape[1] + 2, device=ranked.device)
+    fails = number * (1 - ranked) >= factor
+    allowed = (ranked >= threshold) | (fails.cumsum(dim=1) == 0)
+    return allowed.sum(dim=1).clamp(min=1)
 
 
-def most_confident(confidence: np.ndarray, count: int) -> np.ndarray | None:
-    """Which ``count`` of ``confidence`` (``[n]``) are the largest: ``[count]``, int64,
-    ascending.
-
-    None where that does not follow from the numbers alone, so that
-    :func:`select_transfers` has to say: there are fewer, or equal ones on both sides of
-    the cut.
+class Ranking(NamedTuple):
     """
-    if count > len(confidence):
-        return None
-    if count in (0, len(confidence)):
-        return np.arange(count)
-    order = np.argpartition(confidence, -count)
-    least = confidence[order[-count]]
-    if np.count_nonzero(confidence >= least) > count:
-        return None
-    return np.sort(order[-count:])
+    Attributes:
+        chosen: ``[n, w]``, bool.
+        is_clear: ``[n]``, bool: whether it follows from the numbers alone. It does not
+            where there are fewer candidates than wanted, or equal ones on both sides
+            of the cut, of which the lower positions are chosen.
+    """
+
+    chosen: torch.Tensor
+    is_clear: torch.Tensor
+
+
+def most_confident(
+    confidence: torch.Tensor, ranked: torch.Tensor, counts: torch.Tensor
+) -> Ranking:
+    """The ``counts`` most confident candidates of each request.
+
+    Args:
+        confidence: ``[n, w]``, float64; minus infinity where no candidate is.
+        ranked: ``[n, k]``: the largest of them, descending; k is ``counts`` or more.
+        counts: ``[n]``, int64.
+    """
+    last = (counts - 1).clamp(min=0, max=ranked.shape[1] - 1)
+    least = ranked.gather(1, last[:, None])
+    above = confidence > least
+    tied = (confidence == least) & (confidence > -torch.inf)
+    room = counts - above.sum(dim=1)
+    place = tied.cumsum(dim=1)
+    chosen = above | (tied & (place <= room[:, None]))
+    return Ranking(chosen, (place[:, -1] == room) | (counts == 0))
 
 
 def select_transfers(
@@ -140,11 +169,3 @@ def select_transfers(
     scores = torch.full((length,), float("-inf"), dtype=torch.float64)
     scores[candidates] = confidence
     return torch.topk(scores, count).indices
-
-
-def find_sequence(tokens: np.ndarray, pattern: Sequence[int]) -> int | None:
-    """First index at which ``pattern`` stands in ``tokens`` (``[n]``), or None."""
-    starts = np.arange(len(tokens) - len(pattern) + 1)
-    for offset, token in enumerate(pattern):
-        starts = starts[tokens[starts + offset] == token]
-    return int(starts[0]) if len(starts) else None

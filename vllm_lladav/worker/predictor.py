@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from vllm.triton_utils import HAS_TRITON
-from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 
 from vllm_lladav.denoising.noise import uniform
@@ -124,13 +123,13 @@ class Predictor:
         self.predict(hidden_states.expand(num_rows, -1), sampling)
 
     def logprobs(
-        self, hidden_states: torch.Tensor, tokens: np.ndarray, num_top: int
+        self, hidden_states: torch.Tensor, tokens: torch.Tensor, num_top: int
     ) -> TokenLogprobs:
-        """Of ``tokens`` (``[n]``, n > 0) at ``hidden_states`` (``[n, hidden]``)."""
-        token_ids = async_tensor_h2d(tokens, device=self._device, dtype=torch.int64)
+        """Of ``tokens`` (``[n]``, int64, n > 0) at ``hidden_states`` (``[n,
+        hidden]``)."""
         tiles = [
             token_logprobs(
-                self._logits(hidden_states[tile]).float(), token_ids[tile], num_top
+                self._logits(hidden_states[tile]).float(), tokens[tile], num_top
             )
             for tile in self._tiles(len(tokens), self.tile_rows)
         ]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a worker keeps of the running requests, and the inputs of each step."""
 
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
@@ -21,7 +22,7 @@ from vllm.v1.worker.gpu.model_states.interface import ModelState
 from vllm.v1.worker.gpu.states import RequestState
 from vllm.v1.worker.utils import AttentionGroup
 
-from vllm_lladav.denoising.canvas import Canvas
+from vllm_lladav.denoising.canvas import Canvases, CanvasRequest
 from vllm_lladav.denoising.params import denoising_params, is_resolved
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.denoising.traits import traits_of
@@ -59,8 +60,13 @@ class DenoisingState(ModelState):
             # cache.
             attend_split(self._attentions)
         self._mask_token_id = traits_of(self.model_config).mask_token_id
+        max_num_seqs = vllm_config.scheduler_config.max_num_seqs
+        self._canvases = Canvases(self._mask_token_id, max_num_seqs, device)
         self._requests: dict[str, DenoisingRequest] = {}
         self._step: BatchStep | None = None
+        self._unread: deque[BatchStep] = deque()  # Whose reports were not read.
+        # Whether the host may be a step ahead: on a CPU nothing runs beside it.
+        self.is_queued = device.type != "cpu"
         self._attention: StepAttention | None = None
         self._block_size = 0
         most = 0
@@ -74,7 +80,7 @@ class DenoisingState(ModelState):
     def custom_sampler(self, sampler: Any) -> tuple[Any, Any]:
         traits = traits_of(self.model_config)
         return DenoisingSampler(
-            self._decoder, traits, self.device, self._take_step
+            self._decoder, traits, self.device, self._canvases, self._take_step
         ), None
 
     # ------------------------------------------------------------- requests
@@ -91,16 +97,18 @@ class DenoisingState(ModelState):
         images = [feature.mm_position for feature in new_req_data.mm_features]
         visual = [np.arange(i.offset, i.offset + i.length) for i in images]
         lengths = [image.length for image in images]
+        prompt_token_ids = np.array(prompt, np.int64)
+        prompt_masks = np.flatnonzero(prompt_token_ids == self._mask_token_id)
+        # After a preemption vLLM sends the answer so far with the prompt.
+        num_emitted = len(new_req_data.prefill_token_ids) - len(prompt)
+        self._canvases.add(
+            req_index, CanvasRequest(params, len(prompt_masks), num_emitted)
+        )
         self._requests[new_req_data.req_id] = DenoisingRequest(
             req_id=new_req_data.req_id,
-            canvas=Canvas(
-                params,
-                prompt,
-                self._mask_token_id,
-                # After a preemption vLLM sends the answer so far with the prompt.
-                num_emitted=len(new_req_data.prefill_token_ids) - len(prompt),
-            ),
+            slot=req_index,
             plan=StepPlan(params, len(prompt), tuple(lengths)),
+            prompt_token_ids=prompt_token_ids,
             logprobs=logprobs,
             visual=torch.tensor(
                 np.concatenate([np.empty(0, np.int64), *visual]), device=self.device
@@ -108,6 +116,8 @@ class DenoisingState(ModelState):
             image_ids=torch.tensor(
                 np.repeat(np.arange(len(images)), lengths), device=self.device
             ),
+            prompt_masks=torch.tensor(prompt_masks, device=self.device),
+            masks_of=self._canvases.masks_of,
             on_pruned=self.on_pruned,
         )
 
@@ -128,27 +138,45 @@ class DenoisingState(ModelState):
         self.execute_mm_encoder(scheduled_encoder_inputs)
         requests = [self._requests[req_id] for req_id in input_batch.req_ids]
         prune_pass = PrunePass(requests, self._attentions, self._attention_inputs)
-        self._step = BatchStep(requests, prune_pass, self.on_step)
-        for req_id, request in zip(input_batch.req_ids, requests, strict=True):
+        batch = self._canvases.batch([request.slot for request in requests])
+        self._step = BatchStep(requests, batch, prune_pass, self.on_step)
+        for request in requests:
             if request.prompt_embeds is None:
-                request.prompt_embeds = self._embed_prompt(req_id, request.canvas)
-        spans = [request.step.computed for request in requests]
-        tails = [
-            request.canvas.token_ids[max(first, request.canvas.prompt_len) : end]
-            for request, (first, end) in zip(requests, spans, strict=True)
-        ]
-        tail_embeds = self._embed(np.concatenate(tails)).split(list(map(len, tails)))
+                request.prompt_embeds = self._embed_prompt(request)
+            elif request.num_prompt_masks:
+                tokens = self._canvases.tokens[request.slot, : request.num_prompt_masks]
+                masks = self._decoder.embed_input_ids(tokens)
+                request.prompt_embeds[request.prompt_masks] = masks
+        tails = self._embed_tails(requests)
         parts: list[Any] = []
-        for request, span, tail in zip(requests, spans, tail_embeds, strict=True):
-            if span.first == 0:
+        for request, tail in zip(requests, tails, strict=True):
+            is_full = request.step.computed.first == 0
+            if is_full:
                 parts.append(request.prompt_embeds)
             parts.append(tail)
             if request.num_sequences == 2:
-                if span.first == 0:
-                    parts.append(self._mask_embed.expand(request.canvas.prompt_len, -1))
+                if is_full:
+                    parts.append(self._mask_embed.expand(request.prompt_len, -1))
                 parts.append(tail)
         torch.cat(parts, out=embeds[: input_batch.num_tokens])
         return embeds
+
+    def _embed_tails(
+        self, requests: Sequence[DenoisingRequest]
+    ) -> tuple[torch.Tensor, ...]:
+        """What the step computes of canvas and suffix: ``[n, hidden]`` of each."""
+        tokens = self._canvases.tokens
+        starts, lengths = [], []
+        for request in requests:
+            span, prompt_len = request.step.computed, request.prompt_len
+            first = max(span.first, prompt_len)
+            column = request.num_prompt_masks + first - prompt_len
+            starts.append(request.slot * tokens.shape[1] + column)
+            lengths.append(span.end - first)
+        offsets = np.cumsum(lengths) - lengths
+        places = np.arange(sum(lengths)) + np.repeat(starts - offsets, lengths)
+        token_ids = tokens.view(-1)[async_tensor_h2d(places, device=self.device)]
+        return self._decoder.embed_input_ids(token_ids).split(lengths)
 
     def dummy_inputs_embeds(self, num_tokens: int) -> torch.Tensor:
         return self.encoder_runner.inputs_embeds[:num_tokens]
@@ -212,6 +240,7 @@ class DenoisingState(ModelState):
         self._attention = StepAttention(build, block_tables[0], self._block_size)
         requests = [self._requests.get(req_id) for req_id in input_batch.req_ids]
         known = [request for request in requests if request is not None]
+        self._read_reports(known)
         for request in known:
             request.begin_step()
         if len(known) == len(requests) and any(r.num_sequences > 1 for r in known):
@@ -258,30 +287,45 @@ class DenoisingState(ModelState):
     def _take_step(self) -> BatchStep | None:
         """The step whose forward pass just ran; None in warm-up runs."""
         step, self._step = self._step, None
+        if step is not None:
+            self._unread.append(step)
         return step
+
+    def _read_reports(self, requests: Sequence[DenoisingRequest]) -> None:
+        """Learn what earlier steps decided, before a step of ``requests``.
+
+        The last one's report is left for later, so that this step can be launched
+        before that one is done; not so where blocks decide what is computed.
+        """
+        is_behind = self.is_queued
+        is_behind &= not any(request.plan.follows_blocks for request in requests)
+        while len(self._unread) > is_behind:
+            step = self._unread.popleft()
+            assert step.report is not None
+            rows = step.report.read().tolist()
+            for request, row in zip(step.requests, rows, strict=True):
+                request.learn(*row)
 
     @property
     def _mask_embed(self) -> torch.Tensor:
         """Embedding of the mask token: ``[1, hidden]``."""
-        return self._embed(np.array([self._mask_token_id]))
+        return self._decoder.embed_input_ids(
+            torch.full((1,), self._mask_token_id, device=self.device)
+        )
 
-    def _embed(self, token_ids: np.ndarray) -> torch.Tensor:
-        ids = async_tensor_h2d(token_ids, device=self.device, dtype=torch.int64)
-        return self._decoder.embed_input_ids(ids)
-
-    def _embed_prompt(self, req_id: str, canvas: Canvas) -> torch.Tensor:
-        prompt_len = canvas.prompt_len
+    def _embed_prompt(self, request: DenoisingRequest) -> torch.Tensor:
+        """``[P, hidden]``, visual tokens merged in."""
+        prompt_len = len(request.prompt_token_ids)
         visual, is_visual = self.encoder_runner.gather_mm_embeddings(
-            [req_id],
+            [request.req_id],
             prompt_len,
             np.array([prompt_len]),
             np.array([0, prompt_len]),
             prefill_lens=np.array([prompt_len]),
             num_computed_tokens=np.array([0]),
         )
-        ids = async_tensor_h2d(
-            canvas.token_ids[:prompt_len], device=self.device, dtype=torch.int64
-        )
         return self._decoder.embed_input_ids(
-            ids, multimodal_embeddings=visual, is_multimodal=is_visual
+            async_tensor_h2d(request.prompt_token_ids, device=self.device),
+            multimodal_embeddings=visual,
+            is_multimodal=is_visual,
         )

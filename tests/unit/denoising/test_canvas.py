@@ -16,9 +16,9 @@ import torch
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
+from tests.canvas import OneCanvas
 from tests.reference import loop as reference
-from vllm_lladav.denoising.canvas import Canvas
-from vllm_lladav.denoising.marks import FinishMark
+from vllm_lladav.denoising.marks import NOTHING, FinishMark
 from vllm_lladav.denoising.params import DenoisingParams
 
 MASK = 0
@@ -94,21 +94,24 @@ class Request:
         tokens, confidence = model.predict(model.x == MASK)
         return tokens.numpy(), confidence
 
-    def canvas(self, num_emitted: int = 0) -> Canvas:
-        return Canvas(self.params, list(self.prompt), MASK, num_emitted)
+    def canvas(
+        self, num_emitted: int = 0, has_official_order: bool = True
+    ) -> OneCanvas:
+        prompt = list(self.prompt)
+        return OneCanvas(self.params, prompt, MASK, num_emitted, has_official_order)
 
 
 @dataclass(frozen=True)
 class Run:
     """What a canvas did until it was finished."""
 
-    canvas: Canvas
+    canvas: OneCanvas
     transferred: list[list[int]]
     outputs: list[list[int]]  # Of every step.
     snapshots: list[list[int]]  # The canvas after every step.
 
 
-def run(request: Request, canvas: Canvas) -> Run:
+def run(request: Request, canvas: OneCanvas) -> Run:
     record = Run(canvas, [], [], [])
     while not canvas.finished:
         tokens, confidence = request.predictions(canvas.token_ids)
@@ -120,7 +123,7 @@ def run(request: Request, canvas: Canvas) -> Run:
             tokens.__getitem__,
         )
         record.transferred.append(transferred.tolist())
-        record.outputs.append(canvas.take_output())
+        record.outputs.append([t for t in canvas.take_output() if t != NOTHING])
         record.snapshots.append(canvas.generated.tolist())
     return record
 
@@ -258,7 +261,7 @@ def scripted(
     params: DenoisingParams, tokens: list[int], order: list[int], prompt: int = 2
 ) -> Run:
     """A model that predicts ``tokens`` and is most confident in ``order``."""
-    canvas = Canvas(params, [FIRST_ORDINARY] * prompt, MASK)
+    canvas = OneCanvas(params, [FIRST_ORDINARY] * prompt, MASK)
     full = np.array([FIRST_ORDINARY] * prompt + tokens)
     confidence = torch.zeros(len(full), dtype=torch.float64)
     for rank, position in enumerate(order):
@@ -270,7 +273,7 @@ def scripted(
             candidates, full[candidates], confidence[candidates], full.__getitem__
         )
         record.transferred.append((moved - prompt).tolist())
-        record.outputs.append(canvas.take_output())
+        record.outputs.append([t for t in canvas.take_output() if t != NOTHING])
         record.snapshots.append(canvas.generated.tolist())
     return record
 

@@ -3,19 +3,20 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vllm_lladav.denoising.plan import transfer_count
 from vllm_lladav.denoising.unmasking import (
     chosen_probability,
-    find_sequence,
     greedy_tokens,
     gumbel_tokens,
     most_confident,
+    num_confident,
     select_transfers,
+    shared_transfers,
 )
 
 
@@ -143,35 +144,70 @@ def test_select_transfers_takes_the_most_confident(cells, data):
     assert taken == sorted(taken, reverse=True)
 
 
-@given(st.lists(st.integers(0, 12), max_size=30), st.data())
+CONFIDENCES = st.lists(st.integers(0, 12), max_size=20)
+
+
+def ranked(confidence: list[int], width: int) -> torch.Tensor:
+    """``[1, width]``: sorted, as a step has them."""
+    places = sorted(confidence, reverse=True) + [-math.inf] * width
+    return torch.tensor([places[:width]], dtype=torch.float64) / 8
+
+
+@given(CONFIDENCES, st.data())
 def test_most_confident(confidence: list[int], data):
-    """What the official ranking selects, or None where that depends on the layout."""
-    count = data.draw(st.integers(0, len(confidence) + 2))
-    numbers = np.array(confidence, dtype=np.float64) / 8
-    found = most_confident(numbers, count)
-    ranked = sorted(confidence, reverse=True)
-    is_cut = 0 < count < len(ranked)
-    is_tied = is_cut and ranked[count - 1] == ranked[count]
-    if count > len(ranked) or is_tied:
-        assert found is None
-        return
-    places = torch.arange(len(confidence))
-    selected = select_transfers(
-        places, torch.from_numpy(numbers), count, len(confidence) + 5
+    """What the official ranking selects, or a choice that says that it is not clear."""
+    number = len(confidence)
+    count = data.draw(st.integers(0, number + 2))
+    width = number + data.draw(st.integers(2, 5))
+    places = sorted(data.draw(st.permutations(range(width)))[:number])
+    scores = torch.full((1, width), -math.inf, dtype=torch.float64)
+    scores[0, places] = torch.tensor(confidence, dtype=torch.float64) / 8
+    chosen, is_clear = most_confident(
+        scores, ranked(confidence, width), torch.tensor([count])
     )
-    assert found is not None
-    assert found.tolist() == sorted(selected.tolist())
+    best = sorted(places, key=lambda p: (-float(scores[0, p]), p))
+    assert chosen[0].nonzero()[:, 0].tolist() == sorted(best[:count])
+    edge = [float(scores[0, p]) for p in best[max(count - 1, 0) : count + 1]]
+    is_tied = count > 0 and len(edge) == 2 and edge[0] == edge[1]
+    assert bool(is_clear) == (count <= number and not is_tied)
+    if is_clear:
+        selected = select_transfers(
+            torch.tensor(places, dtype=torch.int64), scores[0, places], count, width
+        )
+        assert sorted(best[:count]) == sorted(selected.tolist())
 
 
 @given(
-    st.lists(st.integers(0, 2), max_size=20),
-    st.lists(st.integers(0, 2), min_size=1, max_size=4),
+    st.lists(st.integers(0, 8), min_size=1, max_size=12),
+    st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+    st.sampled_from([0.0, 0.5, 1.0, 3.0]),
+    st.integers(0, 3),
 )
-def test_find_sequence(tokens: list[int], pattern: list[int]):
-    """As ``str.find`` on letters."""
-    found = find_sequence(np.array(tokens, dtype=np.int64), pattern)
-    text, word = ("".join(map(str, items)) for items in (tokens, pattern))
-    assert (-1 if found is None else found) == text.find(word)
+def test_num_confident(eighths: list[int], threshold: float, factor: float, spare: int):
+    """By the definitions of the two rules, one candidate after the other."""
+    confidence = sorted((number / 8 for number in eighths), reverse=True)
+    by_threshold = sum(c >= threshold for c in confidence) if threshold else 0
+    by_factor = 0
+    while (
+        factor
+        and by_factor < len(confidence)
+        and (by_factor + 2) * (1 - confidence[by_factor]) < factor
+    ):
+        by_factor += 1
+    count = num_confident(
+        ranked(eighths, len(eighths) + spare),
+        torch.tensor([[threshold or math.inf]]).double(),
+        torch.tensor([[factor or -math.inf]]).double(),
+    )
+    assert count.tolist() == [max(by_threshold, by_factor, 1)]
+
+
+@given(st.integers(0, 40), st.integers(1, 9), st.data())
+def test_shared_transfers(num_masks: int, steps: int, data):
+    step = data.draw(st.integers(0, steps - 1))
+    numbers = (torch.tensor([number]) for number in (num_masks, steps, step))
+    expected = transfer_count(num_masks, steps, step)
+    assert shared_transfers(*numbers).tolist() == [expected]
 
 
 def test_probability_of_equal_logits():

@@ -20,8 +20,8 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
-from vllm_lladav.denoising.canvas import Canvas
-from vllm_lladav.denoising.marks import PruneReport, StepReport
+from tests.canvas import OneCanvas
+from vllm_lladav.denoising.marks import PruneReport
 from vllm_lladav.denoising.params import RESOLVED_KEY, DenoisingParams
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.scheduler.scheduler import DenoisingScheduler
@@ -117,7 +117,7 @@ class Rig:
         self.longest_wait: Counter[str] = Counter()
         self.stats: list[Any] = []
         self._last: dict[str, int] = {}
-        self._canvases: dict[str, tuple[Canvas, StepPlan, int]] = {}
+        self._canvases: dict[str, tuple[OneCanvas, StepPlan, int]] = {}
 
     @property
     def free_blocks(self) -> int:
@@ -194,16 +194,13 @@ class Rig:
             words.__getitem__,
             layout,
         )
-        block = canvas.index.block if plan.follows_blocks else None
-        stop = canvas.index.stop if plan.follows_blocks else None
-        report = StepReport(pruned=pruned, block=block, stop=stop)
-        return report.append_to(canvas.take_output())
+        return canvas.take_output(pruned)
 
-    def _started(self, new: Any) -> tuple[Canvas, StepPlan, int]:
+    def _started(self, new: Any) -> tuple[OneCanvas, StepPlan, int]:
         values = new.sampling_params.extra_args[RESOLVED_KEY]
         params = DenoisingParams.from_values(values, None)
         prompt = new.prompt_token_ids
         num_emitted = len(new.prefill_token_ids) - len(prompt)
         lengths = tuple(feature.mm_position.length for feature in new.mm_features)
         plan = StepPlan(params, len(prompt), lengths)
-        return Canvas(params, prompt, MASK, num_emitted), plan, plan.num_visual
+        return OneCanvas(params, prompt, MASK, num_emitted), plan, plan.num_visual

@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, SiglipVisionConfig, SiglipVisionModel
 
+from tests.canvas import OneCanvas
 from tests.reference.decoder import Cached, Decoder
-from vllm_lladav.denoising.canvas import Canvas
 from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import StepIndex, StepPlan
 from vllm_lladav.model.lladav.config import register_config
@@ -143,7 +143,7 @@ def counted_flops(
         steps: the steps that ran are added to it.
         end: position in the canvas at which the end token is predicted.
     """
-    canvas = Canvas(plan.params, [1] * PROMPT_LEN, MASK)
+    canvas = OneCanvas(plan.params, [1] * PROMPT_LEN, MASK)
     predicted = np.ones(len(canvas), np.int64)
     if end is not None:
         predicted[end - len(canvas.tail)] = END
@@ -188,7 +188,7 @@ class Ranking:
     """Ranks as the engine's policies do, and drops the first visual tokens."""
 
     params: DenoisingParams
-    canvas: Canvas
+    canvas: OneCanvas
     num_visual: int
 
     def __post_init__(self) -> None:
