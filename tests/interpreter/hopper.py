@@ -41,6 +41,24 @@ def use_triton() -> None:
     backends["cpu"] = found
 
 
+def multiply_bfloat16() -> None:
+    """Let ``tl.dot`` of Triton's interpreter take bfloat16, whose bits it multiplies as
+    if they were integers."""
+    from triton.language import bfloat16, float32
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    multiply = InterpreterBuilder.create_dot
+
+    def create_dot(self: Any, a: Any, b: Any, *others: Any) -> Any:
+        a, b = (
+            self.create_fp_ext(x, float32) if x.dtype.scalar == bfloat16 else x
+            for x in (a, b)
+        )
+        return multiply(self, a, b, *others)
+
+    InterpreterBuilder.create_dot = create_dot
+
+
 def resolve_as_on_gpu() -> None:
     """Let vLLM resolve its configuration as for a GPU. Nothing can run then."""
     use_triton()

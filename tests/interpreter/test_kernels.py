@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    "script", ["greedy_choice", "sampled_choice", "compile_kernels"]
+    "script", ["greedy_choice", "sampled_choice", "received", "compile_kernels"]
 )
 def test_script(script: str):
     """Its assertions hold: each kernel is what its twin is; it compiles for sm_90."""

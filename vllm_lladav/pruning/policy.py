@@ -13,6 +13,7 @@ file and those in ``policies/`` import torch only inside of what computes with i
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -39,6 +40,8 @@ class View:
         visual: ``[m]``, int64: positions of the visual tokens.
         num_kept: how many of them stay; at most, if the policy is adaptive.
         seed: of the request; the same on all ranks.
+        attention_received: ``scores.attention_received``, or the kernel that a GPU
+            runs instead: ``(query, key, scale, columns)`` -> ``[m]``, float32.
     """
 
     step: int
@@ -50,6 +53,9 @@ class View:
     visual: "torch.Tensor"
     num_kept: int
     seed: int | None
+    attention_received: (
+        "Callable[[torch.Tensor, torch.Tensor, float, torch.Tensor], torch.Tensor]"
+    )
 
 
 class ViewShape(NamedTuple):

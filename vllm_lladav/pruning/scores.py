@@ -16,6 +16,8 @@ def attention_received(
 ) -> torch.Tensor:
     """Attention that some tokens receive: the score of FastV (arXiv 2403.06764).
 
+    A GPU runs ``kernels/received.py`` instead.
+
     Args:
         query: ``[rows, heads, head_dim]``, of the rows whose attention counts.
         key: ``[n, kv_heads, head_dim]``, of the whole sequence; every row attends

@@ -11,7 +11,10 @@ from vllm.distributed import (
     tensor_model_parallel_all_reduce,
 )
 from vllm.model_executor.layers.attention import Attention
+from vllm.triton_utils import HAS_TRITON
 
+from vllm_lladav.kernels import received
+from vllm_lladav.pruning import scores as twin
 from vllm_lladav.pruning.params import PruneStage, PruningParams, num_kept
 from vllm_lladav.pruning.policies import policy_of
 from vllm_lladav.pruning.policy import View
@@ -127,6 +130,7 @@ class Scoring:
             visual=request.visual,
             num_kept=self._num_kept,
             seed=request.seed,
+            attention_received=(received if HAS_TRITON else twin).attention_received,
         )
         scores = self._policy.score(view)
         self.scores = scores if self.scores is None else self.scores + scores

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vllm_lladav.pruning.params import QUERIES
 from vllm_lladav.pruning.policies import POLICIES, policy_of
 from vllm_lladav.pruning.policy import View, ViewShape
+from vllm_lladav.pruning.scores import attention_received
 
 PROPERTIES = {  # uses_queries, default_queries, is_random, is_adaptive, layers of 1-6
     "fastv": (True, "all", False, False, [4]),
@@ -54,6 +55,7 @@ def view_of(shape: ViewShape, seed: int = 0) -> View:
         visual=torch.arange(shape.num_visual),
         num_kept=-(-shape.num_visual // 3),
         seed=seed,
+        attention_received=attention_received,
     )
 
 

@@ -16,10 +16,8 @@ class FastV(Policy):
     uses_queries = True
 
     def score(self, view: View) -> "torch.Tensor":
-        from vllm_lladav.pruning.scores import attention_received
-
         query = view.query[view.rows]
-        return attention_received(query, view.key, view.scale, view.visual)
+        return view.attention_received(query, view.key, view.scale, view.visual)
 
     def flops(self, shape: ViewShape) -> int:
         return 2 * shape.rows * shape.length * shape.num_heads * shape.head_dim
