@@ -8,6 +8,7 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from vllm_lladav.denoising.resolve import check_depth
 from vllm_lladav.denoising.traits import keep_traits
+from vllm_lladav.frontend import kv_cache
 from vllm_lladav.model.families import family_of
 from vllm_lladav.model.family import Family
 from vllm_lladav.options.options import ServerOptions
@@ -69,6 +70,9 @@ def _refuse_unsupported(vllm_config: "VllmConfig", family: Family) -> None:
         ),
         "watermarking (--watermark-config)": vllm_config.watermark_config is not None,
         "prompt embeddings (--enable-prompt-embeds)": model.enable_prompt_embeds,
+        "K/V of several types (--kv-cache-dtype-skip-layers)": bool(
+            vllm_config.cache_config.kv_cache_dtype_skip_layers
+        ),
         "custom logits processors (--logits-processors)": bool(model.logits_processors),
         "Model Runner V1 (VLLM_USE_V2_MODEL_RUNNER=0)": (
             not vllm_config.use_v2_model_runner
@@ -79,6 +83,12 @@ def _refuse_unsupported(vllm_config: "VllmConfig", family: Family) -> None:
         ),
     }
     asked = [name for name, is_asked in unsupported.items() if is_asked]
+    assert isinstance(model.dtype, torch.dtype), model.dtype
+    of_cache = kv_cache.refusal(
+        vllm_config.cache_config.cache_dtype, model.dtype, model.get_head_size()
+    )
+    if of_cache is not None:
+        asked.append(of_cache)
     if asked:
         raise ValueError(f"{family.name} cannot be served with {', '.join(asked)}")
 
@@ -126,14 +136,15 @@ def _size_cpu_kv_cache(vllm_config: "VllmConfig") -> None:
     not free, for requests that the token budget does not let run at once.
     """
     from vllm.config import CacheConfig
+    from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
 
     cache = vllm_config.cache_config
     is_sized = cache.gpu_memory_utilization != CacheConfig.gpu_memory_utilization
     if cache.kv_cache_memory_bytes is not None or is_sized:
         return
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
-    assert isinstance(model.dtype, torch.dtype), model.dtype
+    dtype = kv_cache_dtype_str_to_dtype(cache.cache_dtype, model)
     per_layer = 2 * model.get_num_kv_heads(parallel) * model.get_head_size()
-    bytes_per_token = model.get_num_layers(parallel) * per_layer * model.dtype.itemsize
+    bytes_per_token = model.get_num_layers(parallel) * per_layer * dtype.itemsize
     num_tokens = 2 * vllm_config.scheduler_config.max_num_batched_tokens
     cache.kv_cache_memory_bytes = num_tokens * bytes_per_token

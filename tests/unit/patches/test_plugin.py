@@ -213,6 +213,8 @@ def test_alias(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
         ({"enable_prompt_embeds": True}, "--enable-prompt-embeds"),
         ({"logits_processors": ["a:b"]}, "--logits-processors"),
         ({"runner": "pooling"}, "--runner pooling"),
+        ({"kv_cache_dtype": "nvfp4"}, "LLaDA-V cannot be served with --kv-cache-dtype"),
+        ({"kv_cache_dtype_skip_layers": ["0"]}, "--kv-cache-dtype-skip-layers"),
         (
             {
                 "speculative_config": {

@@ -28,6 +28,12 @@ SLOTS_PER_REQUEST = 100
 BLOCK_SIZE = 10
 BACKENDS = ("CPU_ATTN", "FLASH_ATTN")
 """One with a cache of its own layout, one with a plain one."""
+CACHES = (
+    *((backend, "auto") for backend in BACKENDS),
+    ("FLASH_ATTN", "fp8"),
+    ("TRITON_ATTN", "fp8_per_token_head"),
+)
+FP8 = torch.float8_e4m3fn
 TWIN = 50  # From a token to its twin, and from the slots of a sequence to the twin's.
 
 
@@ -36,26 +42,37 @@ class FakeAttention(nn.Module):
 
     Args:
         backend: name of vLLM's.
+        kv_cache_dtype: vLLM's flag; FP8 is kept as bytes.
     """
 
     num_heads = num_kv_heads = HEADS
     head_size = HEAD_DIM
-    kv_cache_dtype = "auto"
 
-    def __init__(self, backend: str = "CPU_ATTN") -> None:
+    def __init__(self, backend: str = "CPU_ATTN", kv_cache_dtype: str = "auto") -> None:
         super().__init__()
-        num_blocks = 3 * SLOTS_PER_REQUEST // BLOCK_SIZE
-        self.kv_cache = torch.full((num_blocks, HEADS, BLOCK_SIZE, 2 * HEAD_DIM), -1.0)
+        self.kv_cache_dtype = kv_cache_dtype
+        shape = (3 * SLOTS_PER_REQUEST // BLOCK_SIZE, HEADS, BLOCK_SIZE, 2 * HEAD_DIM)
+        self.kv_cache = torch.full(shape, -1.0)
+        if self.is_fp8:
+            self.kv_cache = self.kv_cache.to(FP8).view(torch.uint8)
         self.attn_backend = SimpleNamespace(get_name=lambda: backend)
         self.impl = SimpleNamespace(scale=0.5, do_kv_cache_update=self.write)
+
+    @property
+    def is_fp8(self) -> bool:
+        return self.kv_cache_dtype.startswith("fp8")
 
     def write(self, layer: Any, key: Any, value: Any, cache: Any, slots: Any) -> None:
         assert layer is self and cache is self.kv_cache
         rows = torch.cat([key, value], dim=-1)
+        if self.is_fp8:
+            rows = rows.to(FP8).view(torch.uint8)
         cache.transpose(1, 2)[slots // BLOCK_SIZE, slots % BLOCK_SIZE] = rows
 
     def read(self, slots: Any) -> tuple[torch.Tensor, torch.Tensor]:
         rows = self.kv_cache.transpose(1, 2)[slots // BLOCK_SIZE, slots % BLOCK_SIZE]
+        if self.is_fp8:
+            rows = rows.view(FP8).float()
         key, value = rows.split(HEAD_DIM, dim=-1)
         return key.flatten(1), value.flatten(1)
 
@@ -132,13 +149,14 @@ def requests(draw: st.DrawFn) -> list[FakeRequest]:
 
 
 @settings(deadline=None, max_examples=150)
-@given(requests(), st.integers(0, 2**31), st.sampled_from(BACKENDS))
-def test_prune_pass(batch: list[FakeRequest], seed: int, backend: str):
+@given(requests(), st.integers(0, 2**31), st.sampled_from(CACHES))
+def test_prune_pass(batch: list[FakeRequest], seed: int, cache: tuple[str, str]):
     """After the pass: rows, metadata and slots of what is left, and in every layer
     exactly the K/V of the tokens that are left, without gaps, in the first slots."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(NUM_LAYERS, 3, 300, WIDTH, generator=generator)
-    attentions = [FakeAttention(backend) for _ in range(NUM_LAYERS)]
+    values = values.to(FP8).float()  # Numbers that every cache holds.
+    attentions = [FakeAttention(*cache) for _ in range(NUM_LAYERS)]
     calls = []
 
     def attention_inputs() -> AttentionInputs:
