@@ -3,16 +3,19 @@
 
     python -m tests.interpreter.answers answers.json
     TRITON_INTERPRET=1 python -m tests.interpreter.answers answers.json
+    TRITON_INTERPRET=1 python -m tests.interpreter.answers answers.json --fp8
 
 The second runs what a GPU runs: vLLM's Triton kernels, those of Model Runner V2 and of
 its Triton attention, in Triton's interpreter. The first runs what a CPU runs instead. A
 process is one or the other for good: Triton and vLLM decide while they are imported.
+The third has K/V in FP8, and fewer requests.
 """
 
 import argparse
 import json
 import os
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,9 @@ REQUESTS: dict[str, dict[str, Any]] = {
 ALONE = ("text", "pruned_dual")
 """Those that are asked alone, too."""
 
+OF_FP8 = ("dual", "pruned", "pruned_dual")
+"""Those that are asked where K/V are FP8."""
+
 
 def sampling_params(request: dict[str, Any]) -> Any:
     from vllm import SamplingParams
@@ -70,9 +76,9 @@ def prompt(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def answers() -> dict[str, Any]:
-    """Token ids and their log-probabilities, of all requests in one batch, and of some
-    alone as ``alone/<name>``."""
+def answers(names: Iterable[str], alone: Iterable[str], **options: Any) -> Any:
+    """Token ids and their log-probabilities, by name: of requests in one batch, and of
+    those asked alone as ``alone/<name>``. ``options``: of the engine."""
     import torch
 
     from tests.engine.harness import Answer, Engine
@@ -87,11 +93,12 @@ def answers() -> dict[str, Any]:
         return {"token_ids": answer.token_ids, "logprobs": logprobs}
 
     torch.set_num_threads(1)
-    engine = Engine("lladav-tiny", max_num_seqs=len(REQUESTS) + 2)
-    for name, request in REQUESTS.items():
+    engine = Engine("lladav-tiny", max_num_seqs=len(REQUESTS) + 2, **options)
+    for name in names:
+        request = REQUESTS[name]
         engine.add(prompt(request), sampling_params(request), name)
     found = engine.finish()
-    for name in ALONE:
+    for name in alone:
         request = REQUESTS[name]
         answer = engine.answer(prompt(request), sampling_params(request))
         found[f"alone/{name}"] = answer
@@ -101,10 +108,15 @@ def answers() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("output", type=Path)
+    parser.add_argument("--fp8", action="store_true")
     args = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET") == "1":
         interpret_triton()
-    args.output.write_text(json.dumps(answers()))
+    if args.fp8:
+        found = answers(OF_FP8, (), kv_cache_dtype="fp8")
+    else:
+        found = answers(REQUESTS, ALONE)
+    args.output.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

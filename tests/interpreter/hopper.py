@@ -21,13 +21,24 @@ def interpret_triton() -> None:
 
     import torch
     from vllm.platforms import current_platform
+    from vllm.platforms.interface import DeviceCapability
     from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
     def triton_attention(*args: Any, **kwargs: Any) -> str:
         return AttentionBackendEnum.TRITON_ATTN.get_path()
 
+    from vllm.v1.attention.backends.triton_attn import TritonAttentionImpl
+
     current_platform.get_attn_backend_cls = triton_attention
+    # Where K/V are FP8, a GPU rounds queries to it, too.
+    TritonAttentionImpl.supports_quant_query_input = property(
+        lambda self: True, lambda self, value: None
+    )
     torch.cuda.get_device_capability = lambda device=None: (9, 0)
+    platform: Any = type(current_platform)
+    platform.get_device_capability = classmethod(
+        lambda cls, device_id=0: DeviceCapability(9, 0)
+    )
 
 
 def use_triton() -> None:
