@@ -76,21 +76,21 @@ def prompt(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def outcome(answer: Any) -> dict[str, Any]:
+    """Of the harness's ``Answer``: token ids and their log-probabilities."""
+    logprobs = [
+        of_token[token_id].logprob
+        for token_id, of_token in zip(answer.token_ids, answer.logprobs, strict=True)
+    ]
+    return {"token_ids": answer.token_ids, "logprobs": logprobs}
+
+
 def answers(names: Iterable[str], alone: Iterable[str], **options: Any) -> Any:
     """Token ids and their log-probabilities, by name: of requests in one batch, and of
     those asked alone as ``alone/<name>``. ``options``: of the engine."""
     import torch
 
-    from tests.engine.harness import Answer, Engine
-
-    def outcome(answer: Answer) -> dict[str, Any]:
-        logprobs = [
-            of_token[token_id].logprob
-            for token_id, of_token in zip(
-                answer.token_ids, answer.logprobs, strict=True
-            )
-        ]
-        return {"token_ids": answer.token_ids, "logprobs": logprobs}
+    from tests.engine.harness import Engine
 
     torch.set_num_threads(1)
     engine = Engine("lladav-tiny", max_num_seqs=len(REQUESTS) + 2, **options)

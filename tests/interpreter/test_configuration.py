@@ -37,13 +37,41 @@ def configuration(directory: Path, **engine_args: Any) -> dict[str, Any]:
 def test_graphs(tmp_path: Path, engine_args: dict[str, Any], mode: str):
     """vLLM's default would put a whole step, Python included, into one graph."""
     found = configuration(tmp_path, **engine_args)
-    del found["graph_sizes"]
+    del found["graph_sizes"], found["whole_graph_rows"]
     assert found == {
         "cudagraph_mode": mode,
         "use_non_causal": True,
         "async_scheduling": True,
         "v2_model_runner": True,
     }
+
+
+FULL = {"compilation_config": {"cudagraph_mode": "FULL_AND_PIECEWISE"}}
+
+
+@pytest.mark.parametrize(
+    ("engine_args", "rows"),
+    [
+        ({}, 0),
+        ({"compilation_config": {"cudagraph_mode": "PIECEWISE"}}, 0),
+        (FULL, 128),
+        ({**FULL, "additional_config": {"lladav": {"block_length": 32}}}, 32),
+        ({**FULL, "additional_config": {"lladav": {"gen_length": 64}}}, 64),
+        (
+            {
+                **FULL,
+                "additional_config": {"lladav": {"cache": "prompt", "gen_length": 64}},
+            },
+            64,
+        ),
+    ],
+    ids=lambda value: json.dumps(value),
+)
+def test_whole_graphs(tmp_path: Path, engine_args: dict[str, Any], rows: int):
+    """For who asks, of the rows that the server's cached steps have."""
+    found = configuration(tmp_path, **engine_args)
+    assert found["whole_graph_rows"] == rows
+    assert found["cudagraph_mode"] == "PIECEWISE"
 
 
 @pytest.mark.parametrize(

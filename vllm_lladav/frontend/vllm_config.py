@@ -8,6 +8,7 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from vllm_lladav.denoising.resolve import check_depth
 from vllm_lladav.denoising.traits import keep_traits
+from vllm_lladav.denoising.whole_graphs import keep_graph_rows
 from vllm_lladav.frontend import kv_cache
 from vllm_lladav.model.families import family_of
 from vllm_lladav.model.family import Family
@@ -119,8 +120,15 @@ def _adapt_execution(vllm_config: "VllmConfig", server: ServerOptions) -> None:
     else:
         vllm_config.attention_config.use_non_causal = True
         # The forward pass leaves its hidden states with the step, in Python, so that no
-        # graph can hold all of it. vLLM's own default, which can, is filled in later.
-        if compilation.cudagraph_mode != CUDAGraphMode.NONE:
+        # graph of vLLM's can hold all of it; worker/step_graphs.py has ours, for who
+        # asks. vLLM's own default, which asks, is filled in later.
+        asked = compilation.cudagraph_mode
+        if asked is not None and asked.has_full_cudagraphs():
+            rows = min(server.block_length, server.gen_length)
+            if server.cache == "prompt":
+                rows = server.gen_length
+            keep_graph_rows(vllm_config.model_config, rows)
+        if asked != CUDAGraphMode.NONE:
             compilation.cudagraph_mode = CUDAGraphMode.PIECEWISE
         is_sized = compilation.max_cudagraph_capture_size is not None
         if compilation.cudagraph_capture_sizes is None and not is_sized:

@@ -76,6 +76,9 @@ class MaskedDiffusionLM(nn.Module):
         Where the step prunes, ``step`` has the rows that stay only; those that are
         returned, for vLLM's own bookkeeping, are then followed by zeros.
         """
+        if step is not None and step.replay is not None:
+            step.hidden_states = step.replay()
+            return step.hidden_states
         if step is None or not step.prune_pass.is_needed:
             hidden_states = self.model(
                 input_ids, positions, intermediate_tensors, inputs_embeds

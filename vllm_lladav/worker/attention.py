@@ -67,7 +67,7 @@ class StepAttention:
             max_query_len=int(lengths.max()),
             seq_lens=self._to_device(seq_lens),
             max_seq_len=int(seq_lens.max()),
-            block_tables=(self._block_tables(sequences),),
+            block_tables=(self.block_tables(sequences),),
             slot_mappings=slot_mapping[None],
             seq_lens_cpu_upper_bound=torch.from_numpy(seq_lens),
             positions=self._to_device(positions, dtype=torch.int64),
@@ -90,7 +90,7 @@ class StepAttention:
         offsets = self._to_device(positions % self._block_size, dtype=torch.int64)
         return blocks * self._block_size + offsets
 
-    def _block_tables(self, sequences: Sequence[AttendedSequence]) -> torch.Tensor:
+    def block_tables(self, sequences: Sequence[AttendedSequence]) -> torch.Tensor:
         """A block table with a row for every sequence."""
         if not any(s.first_kv_block for s in sequences):
             return self._block_table

@@ -50,6 +50,8 @@ class BatchStep:
         requests: in batch order.
         batch: their canvases.
         prune_pass: prunes on the way through the layers.
+        replay: the forward pass as a CUDA graph; None where it runs layer by layer, or
+            piece by piece.
         on_step: tells an observer.
         hidden_states: ``[num_tokens, hidden]``, after the final norm, of the tokens
             that are left; set by the model's forward.
@@ -61,6 +63,7 @@ class BatchStep:
     batch: Batch
     prune_pass: PrunePass
     on_step: OnStep | None = None
+    replay: Callable[[], torch.Tensor] | None = None
     hidden_states: torch.Tensor | None = field(default=None, repr=False)
     report: DeviceReport | None = field(default=None, repr=False)
 

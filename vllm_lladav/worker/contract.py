@@ -5,6 +5,7 @@ The worker takes any model that is a :class:`DenoisingModel`. The model's forwar
 a :class:`ForwardStep`, which takes the hidden states and prunes on the way.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -55,6 +56,11 @@ class ForwardStep(Protocol):
 
     @property
     def prune_pass(self) -> LayerPruning: ...
+
+    @property
+    def replay(self) -> Callable[[], torch.Tensor] | None:
+        """The whole step as a CUDA graph, which has its inputs: ``[num_tokens or more,
+        hidden]``, after the final norm."""
 
     hidden_states: torch.Tensor | None
     """Set by the forward pass: ``[num_tokens left, hidden]``, after the final norm."""

@@ -4,7 +4,7 @@
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.gpu.attn_utils import build_attn_metadata
-from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.gpu.block_table import BlockTables
+from vllm.v1.worker.gpu.input_batch import InputBatch, InputBuffers
 from vllm.v1.worker.gpu.mm.encoder_cache import EncoderCache
 from vllm.v1.worker.gpu.model_states.interface import ModelState
 from vllm.v1.worker.gpu.states import RequestState
@@ -26,6 +27,7 @@ from vllm_lladav.denoising.canvas import Canvases, CanvasRequest
 from vllm_lladav.denoising.params import denoising_params, is_resolved
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.denoising.traits import traits_of
+from vllm_lladav.denoising.whole_graphs import graph_rows_of
 from vllm_lladav.worker.attention import AttendedSequence, StepAttention
 from vllm_lladav.worker.batch_step import BatchStep, OnStep
 from vllm_lladav.worker.contract import DenoisingModel
@@ -34,6 +36,9 @@ from vllm_lladav.worker.memory import Reserve, prompt_embeds_bytes
 from vllm_lladav.worker.prune_pass import AttentionInputs, PrunePass
 from vllm_lladav.worker.request import DenoisingRequest, OnPruned
 from vllm_lladav.worker.sampler import DenoisingSampler
+
+if TYPE_CHECKING:
+    from vllm_lladav.worker.step_graphs import Replay, StepGraphs
 
 
 class DenoisingState(ModelState):
@@ -68,6 +73,8 @@ class DenoisingState(ModelState):
         # Whether the host may be a step ahead: on a CPU nothing runs beside it.
         self.is_queued = device.type != "cpu"
         self._attention: StepAttention | None = None
+        self._graphs: StepGraphs | None = None
+        self._replay: Replay | None = None
         self._block_size = 0
         most = 0
         if not current_platform.is_cpu():  # Where vLLM profiles no memory.
@@ -82,6 +89,39 @@ class DenoisingState(ModelState):
         return DenoisingSampler(
             self._decoder, traits, self.device, self._canvases, self._take_step
         ), None
+
+    def initialize_kv_cache(
+        self, kv_cache_config: KVCacheConfig, block_tables: BlockTables
+    ) -> None:
+        self._graphs = None  # They write to the KV cache that they were captured with.
+
+    def capture_inner_cudagraphs(
+        self,
+        input_buffers: InputBuffers,
+        block_tables: BlockTables,
+        attn_groups: list[list[AttentionGroup]],
+        kv_cache_config: KVCacheConfig,
+    ) -> None:
+        self._graphs = None  # While vLLM measures memory, it captures, too.
+        num_rows = graph_rows_of(self.model_config)
+        if not num_rows:
+            return
+        # Leans on more of vLLM than anything else here; only for who asks.
+        from vllm_lladav.worker.step_graphs import StepGraphs, graph_sizes
+
+        if not graph_sizes(self.vllm_config, num_rows):
+            return
+        graphs = StepGraphs(
+            self.vllm_config,
+            self.device,
+            num_rows,
+            attn_groups,
+            kv_cache_config,
+            block_tables,
+        )
+        embeds = self.encoder_runner.inputs_embeds
+        graphs.capture(self.model, input_buffers.positions, embeds)
+        self._graphs = graphs
 
     # ------------------------------------------------------------- requests
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
@@ -139,7 +179,8 @@ class DenoisingState(ModelState):
         requests = [self._requests[req_id] for req_id in input_batch.req_ids]
         prune_pass = PrunePass(requests, self._attentions, self._attention_inputs)
         batch = self._canvases.batch([request.slot for request in requests])
-        self._step = BatchStep(requests, batch, prune_pass, self.on_step)
+        replay = None if self._replay is None else self._replay.run
+        self._step = BatchStep(requests, batch, prune_pass, self.on_step, replay)
         for request in requests:
             if request.prompt_embeds is None:
                 request.prompt_embeds = self._embed_prompt(request)
@@ -243,12 +284,15 @@ class DenoisingState(ModelState):
         self._read_reports(known)
         for request in known:
             request.begin_step()
+        self._replay = self._find_graph(known, len(requests))
         if len(known) == len(requests) and any(r.num_sequences > 1 for r in known):
             inputs = self._attention.inputs(self._sequences(known))
             # The runner, which knows one sequence for each request, has handed out
             # views of this buffer.
             slot_mappings[0, : len(inputs.slot_mapping)] = inputs.slot_mapping
-            return inputs.metadata
+            return inputs.metadata if self._replay is None else self._replay.metadata
+        if self._replay is not None:
+            return self._replay.metadata
         if len(known) == len(requests):
             lengths = np.array([request.step.num_slots for request in known], np.int32)
             seq_lens_cpu = torch.from_numpy(lengths)
@@ -271,6 +315,17 @@ class DenoisingState(ModelState):
             seq_lens_cpu_upper_bound=seq_lens_cpu,
             positions=input_batch.positions,
         )
+
+    def _find_graph(
+        self, known: Sequence[DenoisingRequest], num_requests: int
+    ) -> "Replay | None":
+        """The step as one CUDA graph. Where it prunes, it has none."""
+        if self._graphs is None or len(known) < num_requests:
+            return None
+        if any(request.step.stages for request in known):
+            return None
+        assert self._attention is not None
+        return self._graphs.find(self._sequences(known), self._attention.block_tables)
 
     def _sequences(
         self, requests: Sequence[DenoisingRequest]
