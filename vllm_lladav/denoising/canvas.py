@@ -136,7 +136,6 @@ class Batch:
         self.in_canvas = self.offsets < self.fixed.gen_length[:, None]
         self.in_canvas &= self.offsets >= 0
         self.is_confident = any(params.is_confident for params in all_params)
-        self.has_blocks = any(params.num_blocks > 1 for params in all_params)
         self.has_suffix = any(params.suffix_token_ids for params in all_params)
         self.has_end_tokens = any(p.end_token_id is not None for p in all_params)
         self.follows_blocks = any(params.follows_blocks for params in all_params)

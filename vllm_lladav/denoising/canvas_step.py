@@ -44,6 +44,14 @@ class Emitted(NamedTuple):
     finish: torch.Tensor
 
 
+class _Following(NamedTuple):
+    """The block behind the one that is worked on: ``[n]``, int64 each."""
+
+    block: torch.Tensor
+    start: torch.Tensor
+    num_masks: torch.Tensor
+
+
 class CanvasStep:
     """
     Args:
@@ -132,45 +140,20 @@ class CanvasStep:
         is_done = num_final == fixed.max_answer_tokens
         is_done |= (stop < fixed.gen_length) & (first_mask >= stop)
 
-        step_in_block = before.step_in_block + 1
-        start = before.block * fixed.block_length
-        end = start + fixed.block_length
-        first_left = first_offset(masks & (offsets >= start[:, None]), offsets)
-        continues = step_in_block < fixed.steps_per_block
-        # Shares never grow within a block: after a zero nothing happens.
-        share = shared_transfers(
-            before.masks_to_share, fixed.steps_per_block, step_in_block
-        )
-        continues &= (fixed.is_confident == 1) | (share > 0)
-        # A stop can leave fewer candidates than transfers; the block may then be
-        # filled past the stop before its steps are up.
-        continues &= first_left < end
-
-        block, masks_to_share = before.block, before.masks_to_share
-        if self.batch.has_blocks:
-            next_mask = first_offset(masks & (offsets >= end[:, None]), offsets)
-            next_block = next_mask // fixed.block_length
-            next_start = next_block * fixed.block_length
-            next_end = next_start + fixed.block_length
-            in_next = masks & (offsets >= next_start[:, None])
-            in_next &= offsets < next_end[:, None]
-            # Without a mask left, the next block begins beyond every stop.
-            is_done |= ~continues & (stop <= next_start)
-            stays = continues | is_done
-            block = torch.where(stays, block, next_block)
-            step_in_block = torch.where(stays, step_in_block, 0)
-            in_next = in_next.sum(dim=1)
-            masks_to_share = torch.where(stays, masks_to_share, in_next)
-        else:
-            is_done |= ~continues
+        continues = self._block_continues(masks)
+        following = self._following_block(masks)
+        is_done |= ~continues & (stop <= following.start)
+        stays = continues | is_done
         self.num_final = torch.where(
             is_done, torch.minimum(stop, fixed.max_answer_tokens), num_final
         )
         self.moving = Moving(
             step=before.step + 1,
-            block=block,
-            step_in_block=step_in_block,
-            masks_to_share=masks_to_share,
+            block=torch.where(stays, before.block, following.block),
+            step_in_block=torch.where(stays, before.step_in_block + 1, 0),
+            masks_to_share=torch.where(
+                stays, before.masks_to_share, following.num_masks
+            ),
             stop=stop,
             stop_mark=mark,
             sequence_found=sequence_found,
@@ -287,6 +270,36 @@ class CanvasStep:
             mark = torch.where(start < stop, int(FinishMark.END_TOKEN), mark)
             stop = torch.minimum(start, stop)
         return stop, mark, sequence_found
+
+    def _block_continues(self, masks: torch.Tensor) -> torch.Tensor:
+        """``[n]``, bool: whether the block of this step has another one, given the
+        ``masks`` (``[n, w]``, bool) of the canvases after it."""
+        fixed, moving, offsets = self.batch.fixed, self.moving, self.batch.offsets
+        step_in_block = moving.step_in_block + 1
+        # Shares never grow within a block: after a zero nothing happens.
+        share = shared_transfers(
+            moving.masks_to_share, fixed.steps_per_block, step_in_block
+        )
+        start = moving.block * fixed.block_length
+        first_left = first_offset(masks & (offsets >= start[:, None]), offsets)
+        return (
+            (step_in_block < fixed.steps_per_block)
+            & ((fixed.is_confident == 1) | (share > 0))
+            # A stop can leave fewer candidates than transfers; the block may then be
+            # filled past the stop before its steps are up.
+            & (first_left < start + fixed.block_length)
+        )
+
+    def _following_block(self, masks: torch.Tensor) -> _Following:
+        """The next block with masks. Without one, its start is beyond every stop."""
+        fixed, offsets = self.batch.fixed, self.batch.offsets
+        end = (self.moving.block + 1) * fixed.block_length
+        next_mask = first_offset(masks & (offsets >= end[:, None]), offsets)
+        block = torch.div(next_mask, fixed.block_length, rounding_mode="floor")
+        start = block * fixed.block_length
+        end = start + fixed.block_length
+        inside = masks & (offsets >= start[:, None]) & (offsets < end[:, None])
+        return _Following(block, start, inside.sum(dim=1))
 
     def _num_final(self, first_mask: torch.Tensor, stop: torch.Tensor) -> torch.Tensor:
         """Length of the answer's prefix that no later step can change or cut: ``[n]``,
