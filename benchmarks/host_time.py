@@ -7,14 +7,17 @@ A model of almost no width (one layer and one head of ``lladav-tiny``) leaves wh
 device would not do. Milliseconds per iteration, that is per step of all requests at
 once, are split into
 
-    waits     the worker, outside of the model's forward pass and its head: between
-              the end of one step's arithmetic and the launch of the next
+    worker    the worker, outside of the model: between the end of one step's arithmetic
+              and the launch of the next
     beside    scheduler, output, front end: on a GPU they run while a step does
-    model     forward pass and head, which is what is left of the arithmetic
+    model     forward pass, head and what is made of its logits: what is left of the
+              arithmetic
 
-All of it runs in one process and on one thread. On a GPU the device waits only for what
-the worker cannot queue before the last step is done; on a CPU, which has no queue, that
-is all of ``waits``.
+All of it runs in one process and on one thread. A CPU has no queue, so it waits for all
+of ``worker``. A GPU has the next step queued before it is done with this one, and waits
+for ``worker`` only where that takes longer than the step; with ``prefix`` and ``dual``
+caches, whose rows follow from the block, it waits for the report of the last step and
+for both parts.
 """
 
 import argparse
@@ -110,9 +113,10 @@ class Bench:
         core = engine_core(self.llm)
         worker = core.model_executor.driver_worker.worker
         for name in ("execute_model", "sample_tokens"):
-            self.clock.watch(worker, name, "waits")
-        for name in ("forward", "compute_vocab_logits"):
-            self.clock.watch(worker.get_model(), name, "model")
+            self.clock.watch(worker, name, "worker")
+        self.clock.watch(worker.get_model(), "forward", "model")
+        predictor = worker.model_runner.sampler._predictor
+        self.clock.watch(predictor, "predict", "model")
         self.num_steps = 0
         schedule = core.scheduler.schedule
 
@@ -143,11 +147,11 @@ class Bench:
             self.llm, num_requests, PROMPT_TOKENS, args.gen_length, **xargs
         )
         per_step = 1e3 / self.num_steps
-        waits, model = (self.clock.seconds[part] for part in ("waits", "model"))
+        in_worker, model = (self.clock.seconds[part] for part in ("worker", "model"))
         return {
             "steps": self.num_steps,
-            "waits_ms": per_step * waits,
-            "beside_ms": per_step * (run.wall - waits - model),
+            "worker_ms": per_step * in_worker,
+            "beside_ms": per_step * (run.wall - in_worker - model),
             "model_ms": per_step * model,
         }
 
@@ -172,8 +176,8 @@ def main() -> None:
             for number in args.requests:
                 rows.append(bench.measure(method, number))
                 print(
-                    f"{method:6s} {number:3d} requests: device waits "
-                    f"{rows[-1]['waits_ms']:6.2f} ms a step, beside "
+                    f"{method:6s} {number:3d} requests: worker "
+                    f"{rows[-1]['worker_ms']:6.2f} ms a step, beside "
                     f"{rows[-1]['beside_ms']:6.2f} ms, model "
                     f"{rows[-1]['model_ms']:6.2f} ms",
                     flush=True,

@@ -22,6 +22,7 @@ from vllm.model_executor.models.utils import maybe_prefix
 from vllm.sequence import IntermediateTensors
 
 from vllm_lladav.denoising.traits import traits_of
+from vllm_lladav.model.fused_norms import fused_norms
 
 if TYPE_CHECKING:
     from vllm_lladav.worker.contract import ForwardStep, LayerPruning
@@ -129,12 +130,12 @@ def forward_pruning(
         ``[num_tokens left, hidden]``, after the final norm.
     """
     hidden_states, residual = inputs_embeds, None
-    with prune_pass.watching():
+    with prune_pass.watching(), fused_norms():
         for number, layer in enumerate(decoder.layers, start=1):
             hidden_states, residual = layer(positions, hidden_states, residual)
             rows = prune_pass.after_layer(number)
             if rows is not None:
                 hidden_states, residual = hidden_states[rows], residual[rows]
                 positions = positions[rows]
-    hidden_states, _ = decoder.norm(hidden_states, residual)
+        hidden_states, _ = decoder.norm(hidden_states, residual)
     return hidden_states
