@@ -3,19 +3,22 @@
 
     python benchmarks/gpu_check.py --results results/gpu-check
 
-Writes ``gpu-check.json`` and ``gpu-check.md``. Three stages, each in a process of its
-own, so that one that fails leaves the others alone:
+Writes ``gpu-check.json`` and ``gpu-check.md``. Stages, each in a process of its own, so
+that one that fails leaves the others alone:
 
-    tokens       lladav-tiny in float32, alone and in one batch: exact, caches, pruned,
-                 guided; its tokens against those that ``--record`` wrote on a CPU. All
-                 are expected to be the same.
-    tokens-auto  the same in the dtype that the machine is served with; tokens may
-                 differ where two are about as likely
-    speed        the released 8B shape with random weights, an image of 384 x 384
-                 (1,485 visual tokens): exact, dual cache, pruned, several at once
+    tokens        lladav-tiny in float32, alone and in one batch: exact, caches, pruned,
+                  guided; its tokens against those that ``--record`` wrote on a CPU. All
+                  are expected to be the same.
+    tokens-graphs the same with cached steps as whole CUDA graphs
+    tokens-auto   the same in the dtype that the machine is served with; tokens may
+                  differ where two are about as likely
+    waits         lines of code that wait for the device in a step, exact and dual
+    speed         the released 8B shape with random weights, an image of 384 x 384
+                  (1,485 visual tokens): exact, dual cache, pruned, several at once
 
-A machine without a GPU does the same, ``speed`` with the mid-size random checkpoint,
-fewer requests and short canvases: 4 minutes on two cores.
+A machine without a GPU does ``tokens``, ``tokens-auto`` and ``speed``, this one with
+the mid-size random checkpoint, fewer requests and short canvases: 4 minutes on two
+cores.
 """
 
 import argparse
@@ -24,18 +27,27 @@ import os
 import random
 import subprocess
 import sys
+import warnings
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from common import noise_images, parse_size, with_environment
-from engine import ask, engine_options
+from engine import ask, ask_without_images, engine_options
 
 from vllm_lladav.tools.engine import start_engine
 
 RECORDED = Path(__file__).with_name("gpu_check_answers.json")
-STAGES = ("tokens", "tokens-auto", "speed")
+STAGES = ("tokens", "tokens-graphs", "tokens-auto", "waits", "speed")
+ON_CPUS = ("tokens", "tokens-auto", "speed")
+BLOCKS = {"gen_length": 32, "block_length": 16}
+WHOLE_GRAPHS = {
+    "compilation_config": {"cudagraph_mode": "FULL_AND_PIECEWISE"},
+    # Captured are steps of the server's block length.
+    "additional_config": {"lladav": {"plugin": "pruning", "prune_rate": 0, **BLOCKS}},
+}
 
 PRUNED = {"prune_rate": 0.75, "prune_layer": 6}
 DUAL = {"cache": "dual"}
@@ -80,7 +92,7 @@ def answers(llm: Any, batched: bool) -> dict[str, list[int]]:
         picture = pictures.draw(pictures.draw_scene(rng, "heldout"), rng).image
         prompt = prompts.prompt_text("Describe the picture.")
         requests.append({"prompt": prompt, "multi_modal_data": {"image": picture}})
-        args = {"gen_length": 32, "block_length": 16, **xargs}
+        args = {**BLOCKS, **xargs}
         params.append(SamplingParams(temperature=0, max_tokens=None, extra_args=args))
     if batched:
         outputs = llm.generate(requests, params, use_tqdm=False)
@@ -93,16 +105,15 @@ def answers(llm: Any, batched: bool) -> dict[str, list[int]]:
     return dict(zip(CASES, tokens, strict=True))
 
 
-def tiny_engine(dtype: str) -> Any:
-    return start_engine(
-        "lladav-tiny",
-        **engine_options(1024, 2 * len(CASES), dtype=dtype, seed=0),
-    )
+def tiny_engine(dtype: str, **options: Any) -> Any:
+    most = 2 * len(CASES)
+    options = engine_options(1024, most, dtype=dtype, seed=0, **options)
+    return start_engine("lladav-tiny", **options)
 
 
-def compare_tokens(dtype: str) -> dict[str, Any]:
+def compare_tokens(dtype: str, **options: Any) -> dict[str, Any]:
     recorded = json.loads(RECORDED.read_text())
-    llm = tiny_engine(dtype)
+    llm = tiny_engine(dtype, **options)
     found: dict[str, Any] = {"dtype": str(llm.model_config.dtype), "of": len(CASES)}
     for name, batched in (("alone", False), ("in_a_batch", True)):
         tokens = answers(llm, batched)
@@ -110,6 +121,30 @@ def compare_tokens(dtype: str) -> dict[str, Any]:
         found[name] = len(CASES) - len(different)
         found[f"different_{name}"] = different
     return found
+
+
+# --------------------------------------------------------------------- waits
+def find_waits() -> dict[str, Any]:
+    """Where the host waits for the device: file and line, and how often in all steps
+    of a few requests, by method. torch warns of each."""
+    import torch
+
+    llm = tiny_engine("auto")
+    found = {}
+    for name, xargs in {"exact": {"denoising": "exact"}, "dual": DUAL}.items():
+        ask_without_images(llm, 4, 60, 32, block_length=16, **xargs)  # Warms up.
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            run = ask_without_images(llm, 4, 60, 32, block_length=16, **xargs)
+            torch.cuda.set_sync_debug_mode("default")
+        places = Counter(
+            f"{Path(warning.filename).name}:{warning.lineno}"
+            for warning in caught
+            if "synchronizing" in str(warning.message)
+        )
+        found[name] = {"steps": run.steps, "places": dict(places)}
+    return {"waits": found}
 
 
 # --------------------------------------------------------------------- speed
@@ -188,6 +223,14 @@ def page(report: Mapping[str, Any]) -> str:
                 "recorded tokens.",
                 "",
             ]
+        elif "waits" in found:
+            for name, waits in found["waits"].items():
+                places = [f"{place} ({n})" for place, n in waits["places"].items()]
+                lines += [
+                    f"{name}, {waits['steps']} steps; the host waits in "
+                    f"{', '.join(places) or 'no line'}.",
+                    "",
+                ]
         else:
             lines += [
                 f"{stage}, {found['model']}, random weights:",
@@ -208,6 +251,10 @@ def run_stage(stage: str, args: argparse.Namespace) -> dict[str, Any]:
     if stage == "speed":
         with TemporaryDirectory() as directory:
             return measure_speed(args, Path(directory))
+    if stage == "waits":
+        return find_waits()
+    if stage == "tokens-graphs":
+        return compare_tokens("float32", **WHOLE_GRAPHS)
     return compare_tokens("float32" if stage == "tokens" else "auto")
 
 
@@ -224,7 +271,7 @@ def parse_args() -> argparse.Namespace:
     import torch
 
     if not torch.cuda.is_available():
-        parser.set_defaults(**WITHOUT_GPU)
+        parser.set_defaults(stages=list(ON_CPUS), **WITHOUT_GPU)
     return parser.parse_args()
 
 
@@ -257,8 +304,12 @@ def main() -> None:
         (args.results / "gpu-check.json").write_text(json.dumps(report, indent=2))
         (args.results / "gpu-check.md").write_text(page(report))
     print((args.results / "gpu-check.md").read_text())
-    exact = stages.get("tokens", {})
-    differ = exact.get("different_alone") or exact.get("different_in_a_batch")
+    exact = [stages.get(stage, {}) for stage in ("tokens", "tokens-graphs")]
+    differ = any(
+        found.get(f"different_{how}")
+        for found in exact
+        for how in ("alone", "in_a_batch")
+    )
     if differ or any("error" in found for found in stages.values()):
         raise SystemExit("the check failed")
 

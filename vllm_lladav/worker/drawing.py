@@ -40,21 +40,22 @@ class Drawing:
 
     Attributes:
         is_drawn: which requests draw their tokens: ``[n]``, bool, on the host.
+        is_random: whether anything is.
     """
 
     def __init__(
         self, batch: Batch, all_params: Sequence[DenoisingParams], vocab_size: int
     ) -> None:
         device = batch.slots.device
+        self.is_drawn = np.array([params.temperature > 0 for params in all_params])
+        ranks_randomly = [params.remasking == "random" for params in all_params]
+        self.is_random = bool(self.is_drawn.any()) or any(ranks_randomly)
+        if not self.is_random:
+            return
         seeds = [_as_int64(params.seed or 0) for params in all_params]
         self._seeds = to_device(seeds, device)
-        ranks_randomly = [params.remasking == "random" for params in all_params]
         self._ranks_randomly = to_device(ranks_randomly, device)
-        self._any_ranks_randomly = any(ranks_randomly)
-        self.is_drawn = np.array([params.temperature > 0 for params in all_params])
         self._drawn = to_device(self.is_drawn.tolist(), device)[:, None]
-        if not self.is_drawn.any():
-            return
         top_k = [min(params.top_k or vocab_size, vocab_size) for params in all_params]
         top_p = [params.top_p for params in all_params]
         temperature = [params.temperature for params in all_params]
@@ -83,8 +84,6 @@ class Drawing:
     def ranking(self, rows: CanvasRows, confidence: torch.Tensor) -> torch.Tensor:
         """What ranks rows: their ``confidence`` (``[r]``, float64), or noise, which is
         other than their tokens'."""
-        if not self._any_ranks_randomly:
-            return confidence
         keys = row_keys(self._seeds[rows.owners], rows.steps, -1 - rows.offsets)
         is_random = self._ranks_randomly[rows.owners]
         return torch.where(is_random, uniform_of(keys), confidence)

@@ -173,6 +173,11 @@ class EndingStep:
         canvases; arbitrary at -1."""
         width = self._rows.shape[1]
         owners = torch.div(places, width, rounding_mode="floor")
+        # The last column at -1, which may stand beyond the batch.
+        rows = self._rows.flatten()[places].clamp(0, self._step.num_rows - 1)
+        hidden_states = self._step.hidden_at(rows, owners, self._numbers)
+        if not self._drawing.is_random:
+            return self._predictor.predict(hidden_states, None)
         columns = places - owners * width
         num_prompt_masks = self._step.batch.fixed.num_prompt_masks
         where = CanvasRows(
@@ -180,10 +185,6 @@ class EndingStep:
             offsets=columns - num_prompt_masks[owners],
             steps=self.canvas.moving.step[owners],
         )
-        # The last column at -1, which may stand beyond the batch.
-        rows = self._rows.flatten()[places].clamp(0, self._step.num_rows - 1)
-        tokens, confidence = self._predictor.predict(
-            self._step.hidden_at(rows, owners, self._numbers),
-            self._drawing.rows(where) if is_drawn else None,
-        )
+        sampling = self._drawing.rows(where) if is_drawn else None
+        tokens, confidence = self._predictor.predict(hidden_states, sampling)
         return Predictions(tokens, self._drawing.ranking(where, confidence))

@@ -100,6 +100,8 @@ class DenoisingRequest:
     def planned_first(self) -> int:
         """Position from which on the step after this one computes; -1 where that is up
         to the canvas."""
+        if self.params.cache == "none":
+            return 0
         step = self.plan.at(self._next_index, len(self.visual))
         if self.plan.follows_blocks and not step.stages:
             return -1
