@@ -69,6 +69,10 @@ BAD_REQUESTS = [
     _xargs("block_length_no_divisor", "block_length", "(4)", block_length=3),
     _xargs("remasking_unknown", "remasking", "low_confidence", remasking="foo"),
     _xargs("suffix_number", generation_suffix=7),
+    _xargs(
+        "suffix_long", "generation_suffix", "4096", generation_suffix="w7 " * 1_000_000
+    ),
+    _xargs("prune_stages_long", "1024", prune_stages="1:2:0.5," * 1000),
     # Pruning.
     _xargs("prune_rate_one", "prune_rate", "below 1", prune_rate=1),
     _xargs("prune_rate_nan", "prune_rate", "finite", prune_rate=float("nan")),
@@ -110,6 +114,9 @@ BAD_REQUESTS = [
     # Stops, prompts.
     _chat("stop_empty", stop=[""]),
     _chat("stop_empty_string", stop=""),
+    _chat("stop_long", "stop", "1024", "2000000", stop="x" * 2_000_000),
+    _chat("stop_many", "stop", "at most 4", stop=["w7"] * 5),  # vLLM's own bound.
+    _chat("stop_token_ids_many", "stop", "32", stop_token_ids=[*range(5, 38)]),
     _chat("no_messages", "empty conversation", messages=[]),
     _chat("unknown_role", "tool", messages=[{"role": "tool", "content": "w1"}]),
     _chat("prompt_too_long", "prompt", "8192", messages=_words(5000)),

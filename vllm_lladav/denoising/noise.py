@@ -45,7 +45,7 @@ def row_keys(
 
     Shapes that broadcast will do.
     """
-    return _next(_next(_next(seeds) + steps) + columns)
+    return scrambled(scrambled(scrambled(seeds) + steps) + columns)
 
 
 def uniform_of(keys: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ def uniform(
     return out
 
 
-def _next(states: torch.Tensor) -> torch.Tensor:
+def scrambled(states: torch.Tensor) -> torch.Tensor:
     """The first number of generators at ``states``: int64, any shape."""
     return _mix(states + GOLDEN)
 

@@ -1,14 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stop sequences of a batch, and where they stand in its canvases."""
+"""Stop sequences of a batch, and where they stand in its canvases.
+
+They are searched by rolling hashes (Karp and Rabin, 1987), so that a search takes as
+long as the canvases are, however long the sequences: a hash is ``sum of code(token) *
+BASE ** place`` on int64, which wraps around, and that of any part of a canvas is a
+difference of two running sums. Two different sequences have the same one in about 2^64
+cases, fewer if somebody looks for them, and what ends then is an answer of theirs.
+"""
 
 from collections.abc import Sequence
 from typing import Self
 
 import torch
+from torch.nn.functional import pad
 
 from vllm_lladav.denoising.marks import FinishMark
+from vllm_lladav.denoising.noise import scrambled
 from vllm_lladav.denoising.to_device import to_device
 from vllm_lladav.denoising.unmasking import UNSET, first_offset
+
+BASE = -7046029254386353131
+"""Odd, so that no power of it is zero."""
 
 _ANY = -2
 """Pads a sequence: no token is this one."""
@@ -24,8 +36,10 @@ class StopSequences:
 
     def __init__(self, rows: torch.Tensor, tokens: torch.Tensor) -> None:
         self.rows = rows
-        self._tokens = tokens
-        self._lengths = (tokens != _ANY).sum(dim=-1)  # [k, sequences]
+        is_token = tokens != _ANY
+        self._lengths = is_token.sum(dim=-1)  # [k, sequences]
+        terms = scrambled(tokens) * _powers(tokens)
+        self._hashes = terms.masked_fill(~is_token, 0).sum(dim=-1)
         self._numbers = torch.arange(tokens.shape[1], device=tokens.device)
 
     @classmethod
@@ -63,14 +77,15 @@ class StopSequences:
         Returns:
             ``[k, sequences]``: offset of the first place, or :data:`UNSET`.
         """
-        num_columns, longest = tokens.shape[1], self._tokens.shape[2]
+        powers, width = _powers(tokens), tokens.shape[1]
+        sums = pad((scrambled(tokens) * powers).cumsum(dim=1), (1, 0))
         ends = offsets[:, None] + self._lengths[..., None]  # [k, sequences, w]
-        stands = (ends <= lengths[:, None, None]) & (offsets >= 0)[:, None]
-        stands &= (self._lengths > 0)[..., None]
-        for index in range(min(longest, num_columns)):
-            wanted = self._tokens[:, :, index, None]
-            here = stands[..., : num_columns - index]
-            here &= (tokens[:, None, index:] == wanted) | (wanted == _ANY)
+        fits = (ends <= lengths[:, None, None]) & (offsets >= 0)[:, None]
+        fits &= (self._lengths > 0)[..., None]
+        columns = torch.arange(width, device=tokens.device)
+        behind = (columns + self._lengths[..., None]).clamp(max=width)
+        parts = sums.gather(1, behind.flatten(1)).view_as(behind) - sums[:, None, :-1]
+        stands = fits & (parts == self._hashes[..., None] * powers)
         return first_offset(stands, offsets[:, None])
 
     def first_found(
@@ -93,3 +108,10 @@ class StopSequences:
         )
         start = torch.where(found, starts, UNSET).gather(1, which[:, None])[:, 0]
         return start, FinishMark.STOP_STRING - which
+
+
+def _powers(like: torch.Tensor) -> torch.Tensor:
+    """Of :data:`BASE`, from 0 on: as many as ``like`` (``[..., n]``) has columns."""
+    factors = torch.full_like(like[(0,) * (like.dim() - 1)], BASE)
+    factors[:1] = 1
+    return factors.cumprod(dim=0)

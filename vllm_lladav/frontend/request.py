@@ -26,6 +26,12 @@ from vllm_lladav.options.options import ServerOptions
 MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1
 """What an int64 holds. Sample i of a request gets ``seed + i``."""
 
+MAX_STOPS = 32
+"""Stop strings and stop token ids of a request, together."""
+
+MAX_STOP_LENGTH = 1024
+"""Characters of a stop string: it is tokenised while others wait."""
+
 _UNSUPPORTED = {
     # field: (value that means "not used", what needs it)
     "presence_penalty": (0.0, "penalties need an order of generation"),
@@ -92,6 +98,7 @@ def check_supported(params: SamplingParams) -> None:
             parameter=name,
             value=str(value),
         )
+    _check_stops(params)
     if params.logprobs is not None and params.logprobs < 0:
         raise _invalid("logprobs", params.logprobs, "at least 0")
     last_seed = MAX_SEED - (params.n - 1)
@@ -103,6 +110,22 @@ def check_supported(params: SamplingParams) -> None:
             parameter="temperature",
             value=str(params.temperature),
         )
+
+
+def _check_stops(params: SamplingParams) -> None:
+    stops = _stop_strings(params)
+    number = len(stops) + len(params.stop_token_ids or [])
+    if number > MAX_STOPS:
+        allowed = f"at most {MAX_STOPS}, stop_token_ids included"
+        raise _invalid("stop", f"{number} of them", allowed)
+    longest = max(map(len, stops), default=0)
+    if longest > MAX_STOP_LENGTH:
+        allowed = f"strings of at most {MAX_STOP_LENGTH} characters"
+        raise _invalid("stop", f"{longest} characters", allowed)
+
+
+def _stop_strings(params: SamplingParams) -> list[str]:
+    return [params.stop] if isinstance(params.stop, str) else list(params.stop or [])
 
 
 def resolve(
@@ -124,7 +147,7 @@ def resolve(
         VLLMValidationError: naming the parameter, its value and what is allowed.
     """
     values = params.extra_args or {}
-    stops = [params.stop] if isinstance(params.stop, str) else list(params.stop or [])
+    stops = _stop_strings(params)
     stop_sequences = [_encode(tokenizer, stop) for stop in stops]
     stop_sequences += [(token_id,) for token_id in params.stop_token_ids or []]
     if not all(stop_sequences):

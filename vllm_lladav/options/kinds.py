@@ -90,20 +90,25 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Text:
-    """Any string.
+    """Any string of bounded length: what a client sends is read while others wait.
 
     Attributes:
+        most: characters.
         form: in words, where it has one.
         parse: raises ``ValueError`` for a string of another form.
     """
 
     argument: ClassVar[dict[str, Any]] = {"type": str}
+    most: int
     form: str = "a string"
     parse: Callable[[str], object] = str
 
     def check(self, name: str, value: object) -> str:
         if not isinstance(value, str):
             raise refused(name, "a string", _short(value))
+        if len(value) > self.most:
+            allowed = f"a string of at most {self.most} characters"
+            raise refused(name, allowed, f"{len(value)} characters")
         try:
             self.parse(value)
         except ValueError as error:

@@ -79,7 +79,7 @@ class DenoisingOptions:
     )
     generation_suffix: str = option(
         "",
-        Text(),
+        Text(4096),
         "fixed text behind the canvas, returned after the answer",
         default_text="none",
         is_flag=False,
@@ -140,7 +140,7 @@ class PruningOptions:
     )
     prune_stages: str | None = _prune_option(
         None,
-        Text("step:layer:rate,...", parse_stages),
+        Text(1024, "step:layer:rate,...", parse_stages),
         "several cuts instead of prune_rate and prune_layer, as "
         "step:layer:rate,step:layer:rate; each rate is of the visual tokens that are "
         "still there",

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stop sequences of a batch against ``str.find``."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,3 +64,15 @@ def test_sequence_longer_than_all_canvases():
     offsets = torch.arange(4)[None]
     starts = stops.find(torch.ones(1, 4).long(), offsets, torch.tensor([4]))
     assert starts.tolist() == [[UNSET]]
+
+
+@pytest.mark.parametrize("length", [1, 2, 500, 1024])
+def test_long_sequences(length: int):
+    """Found at their place, and not where one token is another."""
+    tokens = torch.randint(0, 126_000, (1, 1500), generator=torch.manual_seed(length))
+    sequence = tokens[0, 200 : 200 + length].tolist()
+    wrong = [*sequence[:-1], sequence[-1] + 1]
+    stops = StopSequences.of([[sequence, wrong]], CPU)
+    assert stops is not None
+    starts = stops.find(tokens, torch.arange(1500)[None], torch.tensor([1500]))
+    assert starts.tolist() == [[200, UNSET]]
