@@ -25,6 +25,7 @@ from vllm_lladav.model.shape import ModelShape, VisionShape
 from vllm_lladav.pruning.params import PruneStage, PruningParams, num_kept
 from vllm_lladav.pruning.policies import policy_of
 from vllm_lladav.pruning.policy import View
+from vllm_lladav.pruning.scores import attention_received
 from vllm_lladav.tools.flops import (
     Breakdown,
     StepMasks,
@@ -223,6 +224,7 @@ class Ranking:
                     visual=torch.arange(self.num_visual),
                     num_kept=left,
                     seed=None,
+                    attention_received=attention_received,
                 )
             )
         if layer < stage.layer:
