@@ -15,6 +15,7 @@ PATCHES = (
     "engine_arguments",
     "chat_tools",
     "image_errors",
+    "refused_images",
     "request_validation",
     "streaming_errors",
     "default_sampling",

@@ -32,8 +32,10 @@ def apply() -> None:
         if not is_ours(self.model_config):
             return process(self, request_id, prompt, params, *args, **kwargs)
         from vllm_lladav.frontend.admission import check_request, resolve_request
+        from vllm_lladav.frontend.sent_images import accept_images
 
         check_request(family_of(self.model_config), prompt, params)
         request = process(self, request_id, prompt, params, *args, **kwargs)
         resolve_request(request, params, self.vllm_config, self.tokenizer)
+        accept_images(self.renderer, request)
         return request

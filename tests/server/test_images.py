@@ -168,3 +168,38 @@ def test_images_that_do_not_fit(
 ) -> None:
     assert_refused(send(server, message, stream=stream, **fields), *mentions)
     assert server.is_healthy()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"vllm_xargs": {"gen_length": 4, "prune_rate": 7}},
+        {"vllm_xargs": {"gen_length": 4, "cache": "none at all"}},
+        {"logit_bias": {"5": 10}},
+        {"presence_penalty": 0.5},
+        {"response_format": {"type": "json_object"}},
+        {"temperature": -1},
+        {"stop": [""]},
+        {"n": 0},
+        {"max_tokens": 100_000, "vllm_xargs": {}},
+        {"messages": "long"},
+    ],
+    ids=str,
+)
+def test_image_of_a_refused_request_is_not_lost(
+    server: ServerProcess, bad: Json
+) -> None:
+    """The front end does not take it for sent: the next request with it is answered."""
+    image = blank_png(40, 1 + zlib.crc32(str(bad).encode()) % 997)  # Nobody sent it.
+    fields = dict(bad)
+    is_long = fields.pop("messages", None) is not None
+    refused = user_message("w5" + " w7" * 5000 * is_long, image)
+    assert send(server, refused, **fields).status_code == 400
+    assert send(server, user_message("w5", image)).status_code == 200
+
+
+def test_new_image_twice_in_a_request(server: ServerProcess) -> None:
+    image = blank_png(41, 43)  # Nobody sent it.
+    for _ in range(2):
+        response = send(server, user_message("w5", image, image))
+        assert response.status_code == 200, response.text
