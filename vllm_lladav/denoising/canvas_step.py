@@ -72,6 +72,8 @@ class CanvasStep:
         scores: ``[n, w]``, float64: what ranks the candidates; minus infinity
             elsewhere.
         predicted: ``[n, w]``, int64: tokens at the candidates.
+        is_broken: ``[n]``, bool: the model is sure of a candidate by no number. The
+            request ends with an error.
         num_final: ``[n]``, int64: length of the answer's prefix that no later step can
             change or cut; set by :meth:`advance`.
         emitted_before: ``[n]``, int64: answer tokens that the scheduler had; the same.
@@ -80,6 +82,7 @@ class CanvasStep:
     counts: torch.Tensor
     scores: torch.Tensor
     predicted: torch.Tensor
+    is_broken: torch.Tensor
     num_final: torch.Tensor
     emitted_before: torch.Tensor
 
@@ -125,9 +128,11 @@ class CanvasStep:
         ranked = scores.topk(min(width, shape[1]), dim=1).values
         self.counts = self._num_transfers(ranked)
         self.scores, self.predicted = scores, predicted
+        self.is_broken = scores.isnan().any(dim=1)
         ranking = most_confident(scores, ranked, self.counts)
         self.tokens = torch.where(ranking.chosen, predicted, self.tokens)
-        return ranking._replace(is_clear=ranking.is_clear | ~self.was_running)
+        needs_none = self.is_broken | ~self.was_running
+        return ranking._replace(is_clear=ranking.is_clear | needs_none)
 
     def advance(self) -> None:
         """Go to the next step that has something to do, or finish."""
@@ -143,6 +148,7 @@ class CanvasStep:
         continues = self._block_continues(masks)
         following = self._following_block(masks)
         is_done |= ~continues & (stop <= following.start)
+        is_done |= self.is_broken
         stays = continues | is_done
         self.num_final = torch.where(
             is_done, torch.minimum(stop, fixed.max_answer_tokens), num_final
@@ -179,9 +185,10 @@ class CanvasStep:
             offset = offset + fixed.num_prompt_masks[:, None]
         stopped = (moving.stop < fixed.gen_length) & (moving.stop == self.num_final)
         mark = torch.where(stopped, moving.stop_mark, int(FinishMark.LENGTH))
+        mark = mark.masked_fill(self.is_broken, int(FinishMark.NOT_FINITE))
         return Emitted(
             tokens=self.tokens.gather(1, offset.clamp(max=batch.width - 1)),
-            counts=counts.masked_fill(~self.was_running, 0),
+            counts=counts.masked_fill(self.is_broken | ~self.was_running, 0),
             finish=torch.where(finished & self.was_running, mark, NOTHING),
         )
 

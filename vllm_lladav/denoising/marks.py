@@ -23,12 +23,13 @@ class FinishMark(IntEnum):
     """Closes a finished request's token list on its way to the scheduler.
 
     A stop string is marked with ``STOP_STRING - index`` of the string in the
-    request.
+    request. ``NOT_FINITE`` is an error: the model's numbers are none.
     """
 
     LENGTH = -1
     END_TOKEN = -2
     STOP_STRING = -3
+    NOT_FINITE = -(1 << 25)
 
 
 def block_mark(block: Any) -> Any:

@@ -22,7 +22,8 @@ def checked_weights(
 
     Raises:
         ValueError: after the last tensor, naming every missing, unexpected and
-            wrongly shaped one.
+            wrongly shaped one, and those with numbers that are not finite, which would
+            make every answer an error.
     """
     missing = dict(expected)
     problems = []
@@ -38,6 +39,8 @@ def checked_weights(
                 f"tensor {name} has shape {shape}, the config says {expected[name]}"
             )
             continue
+        if not _is_finite(weight):
+            problems.append(f"tensor {name} has numbers that are not finite")
         yield name, weight
     problems += [f"missing tensor {name} {shape}" for name, shape in missing.items()]
     if problems:
@@ -45,3 +48,10 @@ def checked_weights(
             f"the checkpoint does not fit its config ({len(problems)} problems):\n  "
             + "\n  ".join(problems)
         )
+
+
+def _is_finite(weight: torch.Tensor) -> bool:
+    """A second and a half for the 8B on two cores."""
+    if weight.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return True  # Quantised: nothing here can tell.
+    return bool(torch.stack(weight.aminmax()).isfinite().all())

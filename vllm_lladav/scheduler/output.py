@@ -5,6 +5,7 @@ import time
 from collections import deque
 from typing import Any
 
+from vllm.logger import init_logger
 from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -17,6 +18,8 @@ from vllm_lladav.denoising.params import denoising_params
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.scheduler.progress import Progress
 from vllm_lladav.scheduler.stats import DenoisingStats
+
+logger = init_logger(__name__)
 
 
 class DenoisingOutput(Scheduler):
@@ -170,6 +173,12 @@ def _finish_status(
     """vLLM's status and ``stop_reason`` for a worker's finish mark."""
     if mark == FinishMark.LENGTH:
         return RequestStatus.FINISHED_LENGTH_CAPPED, None
+    if mark == FinishMark.NOT_FINITE:
+        logger.error(
+            "Request %s: the model computed numbers that are not finite",
+            request.request_id,
+        )
+        return RequestStatus.FINISHED_ERROR, None
     if mark == FinishMark.END_TOKEN:
         return RequestStatus.FINISHED_STOPPED, None
     stops = denoising_params(request.sampling_params).stops

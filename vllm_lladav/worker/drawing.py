@@ -85,7 +85,7 @@ class Drawing:
         """What ranks rows: their ``confidence`` (``[r]``, float64), or noise, which is
         other than their tokens'."""
         keys = row_keys(self._seeds[rows.owners], rows.steps, -1 - rows.offsets)
-        is_random = self._ranks_randomly[rows.owners]
+        is_random = self._ranks_randomly[rows.owners] & ~confidence.isnan()
         return torch.where(is_random, uniform_of(keys), confidence)
 
 

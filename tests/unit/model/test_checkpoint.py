@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A checkpoint that does not fit is refused with all of its problems at once."""
 
+import math
+
 import pytest
 import torch
 
@@ -24,6 +26,17 @@ def test_what_fits_is_passed_on_in_order():
     passed = list(checked_weights(given, EXPECTED, is_unused))
     assert [name for name, _ in passed] == ["c.weight", "a.weight", "b.weight"]
     assert passed[1][1] is given[2][1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite(dtype: torch.dtype, number: float):
+    given = tensors(a_weight=(2, 3), b_weight=(4,), c_weight=(1, 1))
+    given = [(name, tensor.to(dtype)) for name, tensor in given]
+    given[1][1][2] = number
+    with pytest.raises(ValueError, match="tensor b.weight has numbers") as error:
+        list(checked_weights(given, EXPECTED, is_unused))
+    assert "(1 problems)" in str(error.value)
 
 
 def test_all_problems_are_named_at_once():
