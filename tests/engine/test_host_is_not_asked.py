@@ -8,6 +8,8 @@ is vLLM's own (attention metadata, the vision encoder, embeddings, where the mas
 host's) or a CPU's (compaction of its cache).
 """
 
+import gc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -208,6 +210,35 @@ def test_questions_are_seen(engine: Engine, golden_cases):
         found.asked.clear()
         engine.answer(prompt_of(text), params_of(text, {}, logprobs=1))
         assert "Tensor.cpu" in found.asked
+
+
+def test_nothing_is_kept_of_requests_that_are_gone(engine: Engine, golden_cases):
+    """But the report of their last step, which is read a step later."""
+
+    def hidden_states() -> Counter[int]:
+        """Rows of all that is as wide as the model."""
+        gc.collect()
+        width = engine.llm.model_config.get_hidden_size()
+        return Counter(
+            len(found)
+            for found in gc.get_objects()
+            if type(found) is torch.Tensor
+            and found.dim() == 2
+            and found.shape[1] == width
+        )
+
+    text, picture = golden_cases["text_32_32_16"], golden_cases["img_square"]
+    with queued(engine):
+        before = hidden_states()
+        engine.answer_case(picture)
+        engine.add_case(text)
+        engine.step()
+        unread = [step.requests for step in engine.state._unread]
+        assert len(unread) == 2 and unread[0] != unread[1]
+        new = (hidden_states() - before).elements()
+        engine.finish()
+    # The encoder cache keeps the picture.
+    assert {rows for rows in new if rows > 1000} <= {picture.visual_tokens[0]}
 
 
 @pytest.mark.parametrize("name", ["text_32_8_32", "text_suffix_stop", "img_square"])

@@ -164,6 +164,8 @@ class EndingStep:
             moving.stop,
         )
         self._step.report = DeviceReport(torch.stack(learned, dim=1))
+        # The step is kept until that is read.
+        self._step.hidden_states = None
         for request in self._step.requests:
             request.end_step()
         return (numbers.num_seen - first).int()

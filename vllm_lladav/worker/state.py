@@ -162,7 +162,10 @@ class DenoisingState(ModelState):
         )
 
     def remove_request(self, req_id: str) -> None:
-        self._requests.pop(req_id, None)
+        request = self._requests.pop(req_id, None)
+        if request is not None:
+            # The report of its last step, which has it, may be read much later.
+            request.prompt_embeds = None
 
     # ------------------------------------------------------------- inputs
     def prepare_inputs_embeds(
