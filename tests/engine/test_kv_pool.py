@@ -27,6 +27,21 @@ def small_engine(start_engine, tiny_checkpoint):
     )
 
 
+def test_pool_of_a_single_short_request(start_engine, tiny_checkpoint, golden_cases):
+    """Unless it is sized, a CPU's pool holds the longest request, however short."""
+    engine = start_engine(
+        tiny_checkpoint,
+        max_model_len=125,
+        max_num_batched_tokens=125,
+        max_num_seqs=1,
+        kv_cache_memory_bytes=None,
+    )
+    prompt = {"prompt_token_ids": [5] * 90}
+    args = {"gen_length": 32, "steps": 2}
+    params = SamplingParams(temperature=0, max_tokens=None, extra_args=args)
+    assert len(engine.answer(prompt, params).token_ids) == 32
+
+
 def num_blocks(case: GoldenCase) -> int:
     """Of a request without suffix."""
     return -(-(case.prompt_len + case.generate.gen_length) // KV_BLOCK)

@@ -22,6 +22,9 @@ GRAPH_SIZES = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 """Rows of the CUDA graphs that cached steps run in. A step has whole blocks of its
 requests; with more rows it is expected to take a GPU longer than its launch."""
 
+CPU_KV_BLOCK = 128
+"""Tokens of vLLM's KV blocks on a CPU, by default."""
+
 SCHEDULER = "vllm_lladav.scheduler.scheduler.DenoisingScheduler"
 
 
@@ -155,4 +158,6 @@ def _size_cpu_kv_cache(vllm_config: "VllmConfig") -> None:
     per_layer = 2 * model.get_num_kv_heads(parallel) * model.get_head_size()
     bytes_per_token = model.get_num_layers(parallel) * per_layer * dtype.itemsize
     num_tokens = 2 * vllm_config.scheduler_config.max_num_batched_tokens
+    # vLLM's null block, and what the last block of a request leaves free.
+    num_tokens += 2 * CPU_KV_BLOCK
     cache.kv_cache_memory_bytes = num_tokens * bytes_per_token
