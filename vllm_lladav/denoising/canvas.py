@@ -106,7 +106,8 @@ class Batch:
 
     Attributes:
         slots: ``[n]``, int64.
-        columns: of the widest canvas, from 0: ``[w]``, int64.
+        width: columns of the widest canvas, ``w``.
+        columns: these, from 0: ``[w]``, int64.
         offsets: of the columns: ``[n or 1, w]``, int64.
         in_canvas: which columns are the canvas's: ``[n, w]``, bool.
         fixed: of each request.

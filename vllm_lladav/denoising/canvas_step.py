@@ -118,10 +118,8 @@ class CanvasStep:
         """
         shape, batch = self.candidates.shape, self.batch
         size = self.candidates.numel()
-        predicted = self._scattered(size, places, tokens, self.mask_token_id).view(
-            shape
-        )
-        scores = self._scattered(size, places, confidence, -torch.inf).view(shape)
+        predicted = _scattered(size, places, tokens, self.mask_token_id).view(shape)
+        scores = _scattered(size, places, confidence, -torch.inf).view(shape)
         width = batch.most_shared
         if batch.is_confident:
             width = max(width, most)
@@ -222,15 +220,6 @@ class CanvasStep:
         found = (self.tokens == self.mask_token_id) & (offsets < end[:, None])
         return found if first is None else found & (offsets >= first[:, None])
 
-    def _scattered(
-        self, size: int, places: torch.Tensor, values: torch.Tensor, fill: float
-    ) -> torch.Tensor:
-        """``[size]``: ``values`` at their ``places``, ``fill`` elsewhere."""
-        # The last one takes what stands at no place.
-        row = torch.full((size + 1,), fill, dtype=values.dtype, device=values.device)
-        row[places] = values
-        return row[:-1]
-
     def _num_transfers(self, ranked: torch.Tensor) -> torch.Tensor:
         """``[n]``, int64, given the confidences of the best candidates."""
         fixed, moving, batch = self.batch.fixed, self.moving, self.batch
@@ -317,7 +306,17 @@ class CanvasStep:
         return torch.minimum(prefix, limit).clamp(min=0)
 
     def _write(self) -> None:
-        """Back to the slots. What has ended stays as it is."""
+        """Back to the slots."""
         canvases, slots = self._canvases, self.batch.slots
         canvases.tokens[:, : self.batch.width].index_copy_(0, slots, self.tokens)
         canvases.moving.index_copy_(0, slots, torch.stack(self.moving, dim=1))
+
+
+def _scattered(
+    size: int, places: torch.Tensor, values: torch.Tensor, fill: float
+) -> torch.Tensor:
+    """``[size]``: ``values`` at their ``places``, ``fill`` elsewhere."""
+    # The last one takes what stands at no place.
+    row = torch.full((size + 1,), fill, dtype=values.dtype, device=values.device)
+    row[places] = values
+    return row[:-1]

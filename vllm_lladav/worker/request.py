@@ -170,7 +170,7 @@ class DenoisingRequest:
         """Positions whose attention counts for ``queries``: ``[r]``, int64."""
         device, prompt_len = self.visual.device, self.prompt_len
         if queries == "last":
-            return torch.tensor([self.step.num_slots - 1], device=device)
+            return torch.full((1,), self.step.num_slots - 1, device=device)
         if queries == "all":
             return torch.arange(self.step.num_slots, device=device)
         if self._index.step == 0:

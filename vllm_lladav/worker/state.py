@@ -137,6 +137,8 @@ class DenoisingState(ModelState):
         images = [feature.mm_position for feature in new_req_data.mm_features]
         visual = [np.arange(i.offset, i.offset + i.length) for i in images]
         lengths = [image.length for image in images]
+        # A copy from memory that is not pinned would wait for all that is queued.
+        send = partial(async_tensor_h2d, device=self.device)
         prompt_token_ids = np.array(prompt, np.int64)
         prompt_masks = np.flatnonzero(prompt_token_ids == self._mask_token_id)
         # After a preemption vLLM sends the answer so far with the prompt.
@@ -150,13 +152,9 @@ class DenoisingState(ModelState):
             plan=StepPlan(params, len(prompt), tuple(lengths)),
             prompt_token_ids=prompt_token_ids,
             logprobs=logprobs,
-            visual=torch.tensor(
-                np.concatenate([np.empty(0, np.int64), *visual]), device=self.device
-            ),
-            image_ids=torch.tensor(
-                np.repeat(np.arange(len(images)), lengths), device=self.device
-            ),
-            prompt_masks=torch.tensor(prompt_masks, device=self.device),
+            visual=send(np.concatenate([np.empty(0, np.int64), *visual])),
+            image_ids=send(np.repeat(np.arange(len(images)), lengths)),
+            prompt_masks=send(prompt_masks),
             masks_of=self._canvases.masks_of,
             on_pruned=self.on_pruned,
         )
