@@ -17,9 +17,12 @@ PATCHES = (
     "image_errors",
     "refused_images",
     "request_validation",
-    "streaming_errors",
+    "generating",
     "default_sampling",
     "denoising_metrics",
+    "abort_counting",
+    "graceful_shutdown",
+    "engine_processes",
 )
 
 

@@ -3,7 +3,8 @@
 
 Why: vLLM has no hook for flags of a model plugin, nor for model aliases.
 How: wraps ``EngineArgs.add_cli_args`` (our argument group), ``from_cli_args``
-(its values go into ``additional_config["lladav"]``), ``create_engine_config``
+(its values go into ``additional_config["lladav"]``, and our gate joins
+``--middleware``), ``create_engine_config``
 and ``arg_utils.get_model_path`` (aliases; the served name stays the alias).
 ``create_engine_config`` is also where chunked prefill and prefix caching, on by
 default in vLLM, can still be told from what the user asked for, and where the dtype
@@ -16,6 +17,8 @@ from typing import Any
 
 from vllm_lladav.model.families import is_alias, is_ours, resolve_alias
 from vllm_lladav.patches.wrapping import wrap
+
+GATE = "vllm_lladav.server.gate.Gate"
 
 
 def apply() -> None:
@@ -37,6 +40,9 @@ def apply() -> None:
         # The processes of further API servers get these arguments and read them
         # before they load plugins.
         args.additional_config = engine_args.additional_config = merged
+        middleware = getattr(args, "middleware", None)
+        if middleware is not None and GATE not in middleware:
+            args.middleware = [*middleware, GATE]
         return engine_args
 
     @wrap(EngineArgs, "create_engine_config")

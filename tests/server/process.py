@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import requests
 
 VLLM = Path(sys.executable).with_name("vllm")
@@ -66,6 +67,19 @@ class ServerProcess:
     def log_tail(self, num_lines: int = 60) -> str:
         lines = self.log.read_text(errors="replace").splitlines()
         return "\n".join(lines[-num_lines:])
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the API server alone, as an init system does."""
+        self._process.send_signal(number)
+
+    def exit_code(self, seconds: float) -> int:
+        """Wait for the end; raise ``TimeoutExpired`` if it does not come."""
+        return self._process.wait(seconds)
+
+    def processes(self, title: str = "") -> list[psutil.Process]:
+        """The server's other processes whose title has ``title`` in it."""
+        children = psutil.Process(self._process.pid).children(recursive=True)
+        return [child for child in children if title in " ".join(child.cmdline())]
 
     def stop(self) -> None:
         """Terminate as Ctrl-C or an init system would, then by force."""

@@ -24,7 +24,8 @@ MAY_IMPORT = {
     # vLLM's hook: the model names its worker state.
     "model": {"denoising", "tiny", "worker"},
     "frontend": {"denoising", "model", "options", "scheduler"},
-    "patches": {"frontend", "model", "options", "scheduler"},
+    "server": {"model", "options"},
+    "patches": {"frontend", "model", "options", "scheduler", "server"},
     "tools": {"denoising", "model", "options", "pruning", "tiny", "worker"},
     "plugin": {"frontend", "model", "patches"},
 }

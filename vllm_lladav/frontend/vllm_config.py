@@ -25,6 +25,10 @@ requests; with more rows it is expected to take a GPU longer than its launch."""
 CPU_KV_BLOCK = 128
 """Tokens of vLLM's KV blocks on a CPU, by default."""
 
+QUEUE_FACTOR = 8
+"""Requests in a server, running and waiting, for each that can run, by default. One
+more is a 503: it would wait for seven generations of others."""
+
 SCHEDULER = "vllm_lladav.scheduler.scheduler.DenoisingScheduler"
 
 
@@ -109,6 +113,9 @@ def _adapt_scheduling(vllm_config: "VllmConfig") -> None:
         scheduler.max_num_encoder_input_tokens, least
     )
     scheduler.encoder_cache_size = max(scheduler.encoder_cache_size, least)
+    if scheduler.max_num_queued_reqs is None:
+        ranks = vllm_config.parallel_config.data_parallel_size
+        scheduler.max_num_queued_reqs = QUEUE_FACTOR * scheduler.max_num_seqs * ranks
 
 
 def _adapt_execution(vllm_config: "VllmConfig", server: ServerOptions) -> None:

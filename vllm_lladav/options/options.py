@@ -217,6 +217,19 @@ class ServerOptions(RequestOptions):
         "cached steps, which would wait for them; one such step always fits; 0 is no "
         "limit",
     )
+    deadline_seconds: float = _server_option(
+        0.0,
+        Number(
+            "at least 0 (none) and at most 1000000", lambda value: 0 <= value <= 1e6
+        ),
+        "a request that is not answered after so long is given up with a 504; "
+        "deadline_seconds in vllm_xargs overrides it; 0 is none",
+    )
+    step_overdue_seconds: int = _server_option(
+        60,
+        Integer(),
+        "/health answers 503 while the engine has not finished a step for so long",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server that ends answers every request, and says so if its engine died.
+
+Why: on SIGTERM vLLM stops the engine first and then waits for the connections, without
+end: clients that wait for an answer get neither it nor an error. After the death of the
+engine the server ends with exit status 0, and no supervisor starts it again.
+How: wraps ``AsyncLLM.shutdown`` (running requests finish or are failed before the
+engine is stopped), ``AsyncLLM.check_admission`` (no request gets to the engine any
+more), and ``build_and_serve`` of the API server (an end for waiting connections, and
+the exit status).
+Affects: servers of our models only.
+Can go: when vLLM's API server fails its requests before it waits for connections.
+"""
+
+import asyncio
+import time
+from typing import Any
+
+from vllm_lladav.model.families import is_ours
+from vllm_lladav.patches.wrapping import wrap
+
+
+def apply() -> None:
+    from vllm.entrypoints.launchers.api_server import entry
+    from vllm.logger import init_logger
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from vllm_lladav.server.draining import (
+        CONNECTIONS_S,
+        ENGINE_EXIT_S,
+        ShuttingDownError,
+        drain,
+    )
+    from vllm_lladav.server.traffic import traffic_of
+
+    logger = init_logger("vllm_lladav.server")
+
+    @wrap(AsyncLLM, "shutdown")
+    def answer_and_shut_down(
+        shutdown: Any, self: Any, timeout: float | None = None
+    ) -> None:
+        # vLLM calls it a second time, from the event loop, when all is over.
+        if timeout is not None and is_ours(self.model_config) and not _is_in_loop():
+            started = time.monotonic()
+            drain(self, timeout)
+            left = timeout - (time.monotonic() - started)
+            timeout = max(left, ENGINE_EXIT_S)
+        shutdown(self, timeout)
+
+    @wrap(AsyncLLM, "check_admission")
+    def check_not_draining(
+        check: Any, self: Any, n: int = 1, request_id: str | None = None
+    ) -> None:
+        if is_ours(self.model_config) and traffic_of(self).is_draining:
+            raise ShuttingDownError
+        check(self, n, request_id)
+
+    @wrap(entry, "build_and_serve")
+    async def serve_to_the_end(
+        serve: Any, engine_client: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        if not is_ours(engine_client.model_config):
+            return await serve(engine_client, *args, **kwargs)
+        kwargs.setdefault("timeout_graceful_shutdown", CONNECTIONS_S)
+        last_task = await serve(engine_client, *args, **kwargs)
+        if engine_client.errored and not traffic_of(engine_client).is_draining:
+            await last_task
+            logger.error(
+                "The engine died, see above; the server ends with exit status 1."
+            )
+            raise SystemExit(1)
+        return last_task
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
