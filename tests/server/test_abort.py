@@ -6,6 +6,7 @@ import time
 import pytest
 import requests
 
+from tests.server.cancelling import cancel_in_every_phase
 from tests.server.client import Json, small_chat
 from tests.server.metrics import is_idle, read_metrics, wait_for_metrics
 from tests.server.process import ServerProcess
@@ -40,6 +41,10 @@ def test_giving_up_on_a_whole_answer_frees_everything(server: ServerProcess) -> 
     with pytest.raises(requests.ReadTimeout):
         requests.post(url, json=small_chat(**LONG), timeout=1)
     _assert_idle(server, before.get("lladav:denoising_steps_total", 0))
+
+
+def test_leaving_in_every_phase_frees_everything(server: ServerProcess) -> None:
+    cancel_in_every_phase(server.url, number=150, seed=1)
 
 
 def _assert_idle(server: ServerProcess, steps_before: float) -> None:

@@ -9,6 +9,7 @@ import pytest
 import requests
 
 from tests.golden.cases import GoldenCase
+from tests.server.cancelling import cancel_in_every_phase
 from tests.server.client import chat, openai_client
 from tests.server.process import running_server
 
@@ -34,7 +35,19 @@ def test_data_parallel(
         for case, answer in zip(cases, answers, strict=True):
             token_ids = answer.choices[0].to_dict()["token_ids"]
             assert token_ids == list(case.output_ids), case.name
+        cancel_in_every_phase(server.url, number=60, seed=2)
     pattern = r'^lladav:committed_tokens_total{engine="(.)".*} (.*)$'
     committed = dict(re.findall(pattern, metrics, re.MULTILINE))
     assert set(committed) == {"0", "1"}
     assert all(float(count) > 0 for count in committed.values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_leaving_a_tensor_parallel_engine(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    flags = ("--tensor-parallel-size", "2")
+    with running_server(tiny_checkpoint, tmp_path / "server.log", *flags) as server:
+        cancel_in_every_phase(server.url, number=60, seed=3)

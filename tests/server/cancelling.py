@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clients that leave in every phase of a request."""
+
+import io
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import requests
+from PIL import Image
+
+from tests.server.client import Json, small_chat, user_message
+from tests.server.metrics import is_idle, wait_for_metrics
+
+MOST_WAIT_S = 1.2
+"""Until a client leaves: the first ones are reading pictures then, the last ones have
+had their pruning and cached steps."""
+
+_LONG: Json = {"gen_length": 1024, "block_length": 8, "steps": 1024}
+KINDS: dict[str, Json] = {
+    "exact": {**_LONG, "prune_rate": 0},
+    "pruned": {**_LONG, "prune_rate": 0.75, "prune_layer": 1},
+    "pruned late": {**_LONG, "prune_stages": "2:1:0.5,20:2:0.5"},
+    "cached": {**_LONG, "cache": "dual", "prune_rate": 0},
+    "cached and pruned": {**_LONG, "cache": "prefix", "prune_rate": 0.5},
+    "guided": {**_LONG, "cfg_scale": 1.5, "prune_rate": 0},
+    "guided and pruned": {**_LONG, "cfg_scale": 1.5, "prune_rate": 0.5},
+}
+
+
+def cancel_in_every_phase(url: str, number: int, seed: int) -> None:
+    """Send ``number`` requests with pictures of their own, more at a time than the
+    server runs, and hang up on each at a random moment. Everything is free afterwards,
+    and answers are what they were."""
+    before = _tokens(url)
+    rng = random.Random(seed)
+    plans = [
+        (rng.choice(list(KINDS)), rng.random() < 0.5, MOST_WAIT_S * rng.random(), index)
+        for index in range(number)
+    ]
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(lambda plan: _leave(url, *plan), plans))
+    values = wait_for_metrics(url, is_idle)
+    assert values["vllm:num_requests_running"] == 0
+    assert values["vllm:num_requests_waiting"] == 0
+    assert values["vllm:kv_cache_usage_perc"] == 0
+    assert _tokens(url) == before
+
+
+def _leave(url: str, kind: str, stream: bool, seconds: float, index: int) -> None:
+    picture = Image.linear_gradient("L").rotate(index).resize((120 + index % 80, 90))
+    png = io.BytesIO()
+    picture.save(png, "PNG")
+    body = small_chat(
+        messages=[user_message("w5", png.getvalue())],
+        stream=stream,
+        max_tokens=1024,
+        ignore_eos=True,
+        vllm_xargs=KINDS[kind],
+    )
+    path = f"{url}/v1/chat/completions"
+    leaves_at = time.monotonic() + seconds
+    with suppress(requests.RequestException):
+        with requests.post(path, json=body, stream=True, timeout=seconds) as response:
+            assert response.status_code == 200, response.text
+            for _ in response.iter_lines():
+                if time.monotonic() > leaves_at:
+                    return
+
+
+def _tokens(url: str) -> list[int]:
+    body = small_chat(
+        max_tokens=32, ignore_eos=True, return_token_ids=True, vllm_xargs={}
+    )
+    response = requests.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+    token_ids: list[int] = response.json()["choices"][0]["token_ids"]
+    return token_ids
