@@ -7,7 +7,8 @@ engine the server ends with exit status 0, and no supervisor starts it again.
 How: wraps ``AsyncLLM.shutdown`` (running requests finish or are failed before the
 engine is stopped), ``AsyncLLM.check_admission`` (no request gets to the engine any
 more), and ``build_and_serve`` of the API server (an end for waiting connections, and
-the exit status).
+the exit status). Where there are several API servers: wraps what their parent stops
+them and the engines with, so that they have the time to do so.
 Affects: servers of our models only.
 Can go: when vLLM's API server fails its requests before it waits for connections.
 """
@@ -21,13 +22,17 @@ from vllm_lladav.patches.wrapping import wrap
 
 
 def apply() -> None:
+    from vllm.entrypoints.cli import serve as serve_command
     from vllm.entrypoints.launchers.api_server import entry
     from vllm.logger import init_logger
     from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.utils import CoreEngineProcManager
+    from vllm.v1.utils import APIServerProcessManager
 
     from vllm_lladav.server.draining import (
         CONNECTIONS_S,
         ENGINE_EXIT_S,
+        LAST_WORDS_S,
         ShuttingDownError,
         drain,
     )
@@ -70,6 +75,27 @@ def apply() -> None:
             )
             raise SystemExit(1)
         return last_task
+
+    # What follows is for the parent of several API servers, which kills them when the
+    # time is over. It is told of the model once.
+    ours: list[Any] = []
+
+    @wrap(serve_command, "launch_core_engines")
+    def note_ours(launch: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> Any:
+        if is_ours(vllm_config.model_config):
+            ours.append(vllm_config)
+        return launch(vllm_config, *args, **kwargs)
+
+    @wrap(APIServerProcessManager, "shutdown")
+    def let_them_answer(shutdown: Any, self: Any, timeout: float | None = None) -> None:
+        grace = LAST_WORDS_S + ENGINE_EXIT_S + CONNECTIONS_S if ours else 0
+        shutdown(self, None if timeout is None else timeout + grace)
+
+    @wrap(CoreEngineProcManager, "shutdown")
+    def let_it_end(shutdown: Any, self: Any, timeout: float | None = None) -> None:
+        if ours and timeout is not None:
+            timeout = max(timeout, ENGINE_EXIT_S)
+        shutdown(self, timeout)
 
 
 def _is_in_loop() -> bool:

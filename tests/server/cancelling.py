@@ -61,12 +61,14 @@ def _leave(url: str, kind: str, stream: bool, seconds: float, index: int) -> Non
     )
     path = f"{url}/v1/chat/completions"
     leaves_at = time.monotonic() + seconds
-    with suppress(requests.RequestException):
-        with requests.post(path, json=body, stream=True, timeout=seconds) as response:
-            assert response.status_code == 200, response.text
-            for _ in response.iter_lines():
-                if time.monotonic() > leaves_at:
-                    return
+    with (
+        suppress(requests.RequestException),
+        requests.post(path, json=body, stream=True, timeout=seconds) as response,
+    ):
+        assert response.status_code == 200, response.text
+        for _ in response.iter_lines():
+            if time.monotonic() > leaves_at:
+                return
 
 
 def _tokens(url: str) -> list[int]:
