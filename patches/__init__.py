@@ -21,6 +21,7 @@ PATCHES = (
     "default_sampling",
     "denoising_metrics",
     "abort_counting",
+    "start_errors",
     "graceful_shutdown",
     "engine_processes",
 )

@@ -9,7 +9,6 @@ import asyncio
 from typing import Any
 
 from vllm.logger import init_logger
-from vllm.v1.engine.exceptions import EngineDeadError
 
 from vllm_lladav.server.traffic import traffic_of
 
@@ -44,8 +43,8 @@ async def feel_pulse(engine: Any, overdue_s: float) -> None:
         except asyncio.CancelledError:
             asked.cancel()
             raise
-        except (EngineDeadError, RuntimeError):
-            # What the core answers once it ends is no answer.
+        except Exception as error:
+            logger.debug("The engine is dead or ends: %s", error)
             return
         if traffic.is_overdue:
             logger.info("The engine gets on again.")
