@@ -58,6 +58,14 @@ ITERATION_COLUMNS = {
     "ranking in it": ("ranking_ms", 1, ".2f"),
     "between steps": ("between_steps_ms", 1, ".1f"),
 }
+MEMORY_COLUMNS = {
+    "process": ("process", 1, "s"),
+    "private, MB, at first": ("start_mb", 1, ".0f"),
+    "at last": ("end_mb", 1, ".0f"),
+    "last quarter over third, %": ("growth_percent", 1, ".1f"),
+    "slope, MB an hour": ("slope_mb_per_hour", 1, ".0f"),
+    "RSS at last": ("rss_mb", 1, ".0f"),
+}
 
 
 def cell(row: Mapping[str, Any], field: str, scale: float, form: str) -> str:
@@ -167,18 +175,29 @@ def report_steps(figures: Json, stem: Path) -> list[str]:
 
 
 def report_soak(figures: Json, stem: Path) -> list[str]:
-    figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
-    axes.plot(*zip(*figures["rss_mb"], strict=True))
+    figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
+    for name, process in figures["memory"].items():
+        axes.plot(process["seconds"], process["private"], label=name)
     axes.set_xlabel("seconds")
-    axes.set_title("Resident memory of the server, MB")
+    axes.set_title("Private memory of each process of the server, MB")
     axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
     figure.savefig(stem.with_suffix(".png"))
     plt.close(figure)
+    rows = [
+        {"process": name, "rss_mb": process["rss"][-1], **process["growth"]}
+        for name, process in figures["memory"].items()
+        if process["growth"]
+    ]
+    drift = figures["drift"]
+    asked_again = {"asked": drift["asked"], "changed": len(drift["changed"])}
     return [
         f"![Memory]({stem.name}.png)",
         "",
         *facts("Requests", {**figures["states"], "seconds": figures["seconds"]}),
-        *facts("Memory", figures["memory"] or {}),
+        *facts("Answers asked for again", asked_again),
+        *table(rows, MEMORY_COLUMNS),
         *facts("Left behind", figures["leftovers"]),
         f"Problems: {'; '.join(figures['problems']) or 'none'}",
         "",

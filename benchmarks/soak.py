@@ -1,196 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
 """Thousands of mixed requests: every one is answered, nothing is left behind.
 
-    python benchmarks/soak.py --output results/soak.json
+    python benchmarks/soak.py --minutes 60 --output results/soak/soak.json
 
 Sends drawn pictures of ``examples/tiny`` with requests of all modes, streamed or not,
-some of them aborted by the client, to a server of its own, and fails if
+to a server of its own. Some must be refused, and some clients hang up: while they send,
+while they wait, in the middle of a stream. ``report.py`` draws the result. The exit
+status is the least of
 
-- a request that was not aborted does not answer with HTTP 200 and text,
-- memory grows: the median of the last quarter of the time lies more than
-  ``--growth`` percent over that of the third (until then batches of new shapes come,
-  for each of which kernels keep some memory),
-- KV blocks are held, or requests run or wait, when all is over.
+- 3: a request whose client stayed got no whole answer, or one that must be refused was
+  not,
+- 4: a greedy request of a fixed set, asked again every ``--watch`` seconds among all
+  the others, got other tokens than before them,
+- 5: memory grew: the median of a process in the last quarter of the time lies more
+  than ``--growth`` percent over that in the third (until then batches of new shapes
+  come, for each of which kernels keep some memory),
+- 6: KV blocks were held, or requests ran or waited, when all was over,
+
+and 1 if the server did not start or the benchmark itself failed.
 
 Pictures come round: they are few enough to be in the cache of preprocessed pictures
 after the warm-up, whose growth would pass for a leak, and too many for the cache of
-encoded ones.
+encoded ones. With ``--pictures`` as many as requests, that cache is what grows.
 """
 
 import argparse
 import asyncio
 import json
-import random
+import shlex
 import statistics
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from enum import IntEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import aiohttp
 import requests
 from common import with_environment
+from process_memory import MemorySampler, by_process, growth
 from serve_load import drawn_questions
-from server import (
-    CHAT,
-    KV_USE,
-    RUNNING,
-    WAITING,
-    Sample,
-    Sampler,
-    Server,
-    chat_body,
-    serve,
-    summarise,
+from server import KV_USE, RUNNING, WAITING, Sampler, Server, serve, summarise
+from soak_drift import Watch
+from soak_requests import (
+    KIND_OF_REFUSED,
+    KINDS,
+    MODEL,
+    Client,
+    Outcome,
+    Planned,
+    plans,
 )
 
-MODEL = "lladav-tiny"
-NUM_PICTURES = 100
-REQUEST_SECONDS = 600
-ABORT_SECONDS = 1.5
-
-# Share of the requests, and their ``vllm_xargs``.
-KINDS: dict[str, tuple[int, dict[str, Any]]] = {
-    "exact": (3, {"denoising": "exact", "prune_rate": 0}),
-    "fast": (3, {"denoising": "fast", "prune_rate": 0}),
-    "pruned": (3, {"denoising": "exact", "prune_rate": 0.75}),
-    "fast+pruned": (3, {"denoising": "fast", "prune_rate": 0.75}),
-    "prompt cache": (2, {"cache": "prompt", "prune_rate": 0}),
-    "guided": (1, {"cfg_scale": 0.5, "prune_rate": 0}),
-    "guided+pruned": (1, {"cfg_scale": 0.5, "prune_rate": 0.5}),
-}
+LEAST_GROWTH_MB = 10
+"""Less than this is no growth, whatever its share of a small process."""
 
 
-@dataclass(frozen=True)
-class Planned:
-    """One request; ``abort_after`` so many seconds the client hangs up, if at all."""
+class Exit(IntEnum):
+    """Statuses of what went wrong."""
 
-    number: int
-    kind: str
-    stream: bool
-    max_tokens: int
-    abort_after: float | None
+    NOT_ANSWERED = 3
+    DRIFT = 4
+    MEMORY = 5
+    LEFT_BEHIND = 6
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a request: answered, aborted, or failed for a ``reason``."""
-
-    kind: str
-    state: str
-    seconds: float
-    reason: str = ""
+Problem = tuple[Exit, str]
 
 
-def plan(number: int, seed: int, abort_share: float) -> Planned:
-    """The same for the same arguments."""
-    rng = random.Random(f"{seed} {number}")
-    weights = [weight for weight, _ in KINDS.values()]
-    kind = rng.choices(list(KINDS), weights)[0]
-    abort = rng.random() < abort_share
-    return Planned(
-        number=number,
-        kind=kind,
-        stream=rng.random() < 0.5,
-        max_tokens=rng.choice((16, 32, 32, 48)),
-        abort_after=rng.uniform(0.05, ABORT_SECONDS) if abort else None,
-    )
-
-
-def memory_growth(samples: Sequence[Sample]) -> dict[str, Any] | None:
-    """Medians of the quarters of the time, MB, and the growth from the third to the
-    last; None if there is too little."""
-    quarter = len(samples) // 4
-    if quarter < 4:
-        return None
-    medians = [
-        statistics.median(s.rss_bytes / 1e6 for s in samples[start:][:quarter])
-        for start in (0, quarter, 2 * quarter, len(samples) - quarter)
-    ]
-    return {
-        "quarters_mb": [round(median) for median in medians],
-        "growth_mb": medians[3] - medians[2],
-        "growth_percent": 100 * (medians[3] / medians[2] - 1),
-    }
-
-
-def streamed_text(lines: Sequence[str]) -> str:
-    """The answer in server-sent events."""
-    text = ""
-    for line in lines:
-        data = line.removeprefix("data:").strip()
-        if line.startswith("data:") and data != "[DONE]":
-            for choice in json.loads(data).get("choices", ()):
-                text += choice["delta"].get("content") or ""
-    return text
-
-
-async def answer(session: aiohttp.ClientSession, body: dict[str, Any]) -> str:
-    """The text; raises what goes wrong."""
-    async with session.post(CHAT, json=body) as response:
-        text = await response.text()
-        if response.status != 200:
-            raise RuntimeError(f"HTTP {response.status}: {text[:200]}")
-    if body["stream"]:
-        return streamed_text(text.splitlines())
-    return json.loads(text)["choices"][0]["message"]["content"] or ""
-
-
-async def send(
-    session: aiohttp.ClientSession, planned: Planned, questions: list[dict[str, Any]]
-) -> Outcome:
-    question = questions[planned.number % len(questions)]
-    body = chat_body(
-        MODEL,
-        question["png"],
-        question["question"],
-        max_tokens=planned.max_tokens,
-        stream=planned.stream,
-        vllm_xargs=KINDS[planned.kind][1],
-    )
-    start = time.monotonic()
-
-    def outcome(state: str, reason: str = "") -> Outcome:
-        return Outcome(planned.kind, state, time.monotonic() - start, reason)
-
-    try:
-        async with asyncio.timeout(planned.abort_after or REQUEST_SECONDS):
-            text = await answer(session, body)
-    except TimeoutError:
-        if planned.abort_after is not None:
-            return outcome("aborted")
-        return outcome("failed", f"no answer within {REQUEST_SECONDS} s")
-    except (aiohttp.ClientError, RuntimeError, ValueError, KeyError) as error:
-        return outcome("failed", repr(error))
-    return outcome("answered") if text.strip() else outcome("failed", "no text")
-
-
-async def send_all(
-    url: str, plans: Iterator[Planned], questions: list[dict[str, Any]], slots: int
-) -> list[Outcome]:
-    """All requests, ``slots`` of them at any time."""
-    outcomes: list[Outcome] = []
-
-    async def work(session: aiohttp.ClientSession) -> None:
-        for planned in plans:
-            outcomes.append(await send(session, planned, questions))
-            if len(outcomes) % 200 == 0:
-                print(f"  {len(outcomes)} requests", flush=True)
-
-    # Aborting closes the connection, which is how the server learns of it.
-    connector = aiohttp.TCPConnector(limit=0)
-    timeout = aiohttp.ClientTimeout(total=None)
-    async with aiohttp.ClientSession(
-        url, connector=connector, timeout=timeout
-    ) as session:
-        await asyncio.gather(*(work(session) for _ in range(slots)))
-    return outcomes
-
-
-def leftovers(server: Server, questions: list[dict[str, Any]]) -> dict[str, Any]:
+def leftovers(server: Server, client: Client) -> dict[str, Any]:
     """What is still in use once everything is over.
 
     One more request comes first: gauges are set by iterations, and none need follow
@@ -198,8 +79,8 @@ def leftovers(server: Server, questions: list[dict[str, Any]]) -> dict[str, Any]
     """
     try:
         server.wait_until_idle()
-        last = iter([Planned(0, "exact", False, 16, None)])
-        (outcome,) = asyncio.run(send_all(server.url, last, questions, 1))
+        last = iter([Planned(0, "exact", {"max_tokens": 16})])
+        (outcome,) = asyncio.run(client.send_all(last, slots=1))
         values = server.wait_until_idle()
     except requests.RequestException:
         return {"the server": "gone"}
@@ -210,7 +91,7 @@ def leftovers(server: Server, questions: list[dict[str, Any]]) -> dict[str, Any]
 def by_kind(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
     """Counts, and seconds of the answered."""
     rows = {}
-    for kind in KINDS:
+    for kind in (*KINDS, KIND_OF_REFUSED):
         mine = [outcome for outcome in outcomes if outcome.kind == kind]
         seconds = [outcome.seconds for outcome in mine if outcome.state == "answered"]
         rows[kind] = {
@@ -221,14 +102,59 @@ def by_kind(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def problems(report: dict[str, Any], most_growth: float) -> list[str]:
+def latency_by_quarter(outcomes: Sequence[Outcome]) -> list[float]:
+    """Median seconds of the answered requests, as they ended, in four equal parts."""
+    seconds = [outcome.seconds for outcome in outcomes if outcome.state == "answered"]
+    size = max(1, len(seconds) // 4)
+    parts = [seconds[start:][:size] for start in range(0, 4 * size, size)]
+    return [statistics.median(part) for part in parts if part]
+
+
+def problems(report: dict[str, Any], most_growth: float) -> list[Problem]:
     """Why the soak failed; empty if it did not."""
-    found = [f"{n} times {reason}" for reason, n in report["failures"].items()]
-    found += [f"{name} is {v}" for name, v in report["leftovers"].items() if v]
-    memory = report["memory"]
-    if memory and memory["growth_percent"] > most_growth:
-        found.append(f"memory grew by {memory['growth_percent']:.1f}%")
+    found = [
+        (Exit.NOT_ANSWERED, f"{number} times {reason}")
+        for reason, number in report["failures"].items()
+    ]
+    drift = report["drift"]
+    if drift["changed"]:
+        kinds = Counter(row["kind"] for row in drift["changed"])
+        text = f"{len(drift['changed'])} of {drift['asked']} answers changed: {kinds}"
+        found.append((Exit.DRIFT, text))
+    for name, process in report["memory"].items():
+        grown = process["growth"]
+        if not grown or grown["growth_mb"] < LEAST_GROWTH_MB:
+            continue
+        if grown["growth_percent"] > most_growth:
+            text = f"memory of {name} grew by {grown['growth_percent']:.1f}%"
+            found.append((Exit.MEMORY, text))
+    found += [
+        (Exit.LEFT_BEHIND, f"{name} is {value}")
+        for name, value in report["leftovers"].items()
+        if value
+    ]
     return found
+
+
+async def soak(
+    client: Client, args: argparse.Namespace
+) -> tuple[list[Outcome], dict[str, Any]]:
+    """Outcomes of all requests, and what became of the watched ones."""
+    watch = Watch(client)
+    await watch.learn()
+    todo = plans(
+        args.requests,
+        args.minutes and 60 * args.minutes,
+        seed=args.seed,
+        leave_share=args.leave_share,
+        refused_share=args.refused_share,
+    )
+    repeat = asyncio.create_task(watch.repeat(args.watch))
+    outcomes = await client.send_all(todo, args.concurrency)
+    repeat.cancel()
+    with suppress(asyncio.CancelledError):
+        await repeat
+    return outcomes, vars(watch.drift)
 
 
 def run(args: argparse.Namespace, log: Path) -> dict[str, Any]:
@@ -237,31 +163,37 @@ def run(args: argparse.Namespace, log: Path) -> dict[str, Any]:
         # A guided request counts as two.
         *("--max-num-seqs", str(2 * args.concurrency)),
         *("--max-num-batched-tokens", "8192"),
+        *args.server_args,
     ]
     with TemporaryDirectory() as scratch, serve(MODEL, flags, log) as server:
         questions: list[dict[str, Any]] = [
             {**question, "png": Path(question["image"]).read_bytes()}
-            for question in drawn_questions(Path(scratch), NUM_PICTURES, args.seed)
+            for question in drawn_questions(Path(scratch), args.pictures, args.seed)
         ]
-        plans = (plan(n, args.seed, args.abort_share) for n in range(args.requests))
+        client = Client(server.url, questions)
         start = time.monotonic()
-        with Sampler(server, args.interval) as sampler:
-            outcomes = asyncio.run(
-                send_all(server.url, plans, questions, args.concurrency)
-            )
+        with (
+            Sampler(server, args.interval, with_memory=False) as sampler,
+            MemorySampler(server.pid, args.interval) as memory,
+        ):
+            outcomes, drift = asyncio.run(soak(client, args))
         seconds = time.monotonic() - start
-        left = leftovers(server, questions)
+        left = leftovers(server, client)
+    processes = by_process(memory.samples)
+    for row in processes.values():
+        row["growth"] = growth(row["seconds"], row["private"])
     return with_environment(
         args,
         server_flags=flags,
         seconds=seconds,
         states=Counter(outcome.state for outcome in outcomes),
         kinds=by_kind(outcomes),
+        latency_p50_by_quarter=latency_by_quarter(outcomes),
         failures=Counter(o.reason for o in outcomes if o.state == "failed"),
-        memory=memory_growth(sampler.samples),
+        drift=drift,
+        memory=processes,
         leftovers=left,
         **summarise(sampler.samples),
-        rss_mb=[(round(s.seconds, 1), s.rss_bytes / 1e6) for s in sampler.samples],
     )
 
 
@@ -270,27 +202,52 @@ def show(report: dict[str, Any]) -> None:
     print(f"{states} in {report['seconds']:.0f} s")
     for kind, row in report["kinds"].items():
         print(f"  {kind:14s} {row}")
+    quarters = ", ".join(f"{s:.2f}" for s in report["latency_p50_by_quarter"])
+    print(f"  median seconds of an answer, by quarter: {quarters}")
     print(f"  at most {report['running_peak']} at once; left: {report['leftovers']}")
-    print(f"  memory {report['memory'] or 'too few samples'}")
+    drift = report["drift"]
+    print(f"  {drift['asked']} answers asked again, {len(drift['changed'])} changed")
+    for name, row in report["memory"].items():
+        print(
+            f"  {name:14s} {row['private'][0]:6.0f} to {row['private'][-1]:6.0f} MB "
+            f"private, RSS to {row['rss'][-1]:6.0f}; {row['growth'] or 'too short'}"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--requests", type=int, help="default: 2000, or no limit")
+    parser.add_argument("--minutes", type=float, help="default: no limit")
     parser.add_argument("--concurrency", type=int, default=32)
-    parser.add_argument("--abort-share", type=float, default=0.04)
+    parser.add_argument(
+        "--leave-share", type=float, default=0.04, help="of clients that hang up"
+    )
+    parser.add_argument(
+        "--refused-share", type=float, default=0.05, help="that must be refused"
+    )
+    parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument(
+        "--watch", type=float, default=30.0, help="s between the watched requests"
+    )
     parser.add_argument("--growth", type=float, default=3.0, help="percent, at most")
     parser.add_argument("--interval", type=float, default=1.0, help="s between samples")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--server-args", type=shlex.split, default=[], help="as --server-args='--x 1'"
+    )
     parser.add_argument("--output", type=Path, default=Path("results/soak/soak.json"))
     args = parser.parse_args()
+    if args.requests is None and args.minutes is None:
+        args.requests = 2000
     args.output.parent.mkdir(parents=True, exist_ok=True)
     report = run(args, args.output.with_suffix(".log"))
-    report["problems"] = problems(report, args.growth)
+    found = problems(report, args.growth)
+    report["problems"] = [text for _, text in found]
     args.output.write_text(json.dumps(report, indent=2))
     show(report)
-    if report["problems"]:
-        raise SystemExit("; ".join(report["problems"]))
+    if found:
+        print("; ".join(report["problems"]), file=sys.stderr)
+        raise SystemExit(min(status for status, _ in found))
 
 
 if __name__ == "__main__":
