@@ -11,6 +11,7 @@ from importlib import import_module
 
 PATCHES = (
     "cpu_kernels",
+    "cpu_primitives",
     "cpu_waiting",
     "engine_arguments",
     "chat_tools",
