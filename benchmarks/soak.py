@@ -5,11 +5,11 @@
 
 Sends drawn pictures of ``examples/tiny`` with requests of all modes, streamed or not,
 to a server of its own. Some must be refused, and some clients hang up: while they send,
-while they wait, in the middle of a stream. ``report.py`` draws the result. The exit
-status is the least of
+while they wait, in the middle of a stream. Some have a deadline. ``report.py`` draws
+the result. The exit status is the least of
 
-- 3: a request whose client stayed got no whole answer, or one that must be refused was
-  not,
+- 3: a request whose client stayed got neither a whole answer nor, with a deadline, a
+  504, or one that must be refused was not,
 - 4: a greedy request of a fixed set, asked again every ``--watch`` seconds among all
   the others, got other tokens than before them,
 - 5: memory grew: the median of a process in the last quarter of the time lies more

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -16,6 +17,8 @@ from server import CHAT, chat_body
 MODEL = "lladav-tiny"
 REQUEST_SECONDS = 600
 LEAVE_SECONDS = 1.5
+DEADLINE_SECONDS = 3.0
+DEADLINE_SHARE = 0.04
 MOST_FAILURES = 200
 """After so many, nothing more is sent: the server is gone, or as good as gone."""
 
@@ -58,7 +61,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 }
 
 KIND_OF_REFUSED = "refused"
-STATES = ("answered", "refused", "left", "failed")
+STATES = ("answered", "refused", "left", "late", "failed")
 JSON = {"Content-Type": "application/json"}
 """For bodies in which numbers are not finite."""
 
@@ -82,7 +85,8 @@ class Planned:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a request: one of ``STATES``, failed for a ``reason``."""
+    """What became of a request: one of ``STATES`` (late: its deadline passed, which the
+    server said), failed for a ``reason``."""
 
     kind: str
     state: str
@@ -100,13 +104,17 @@ def plan(number: int, seed: int, leave_share: float, refused_share: float) -> Pl
     weights = [weight for weight, _ in KINDS.values()]
     kind = rng.choices(list(KINDS), weights)[0]
     leaves = rng.random() < leave_share
+    fields = dict(KINDS[kind][1])
+    if rng.random() < DEADLINE_SHARE:
+        deadline = rng.uniform(0.01, DEADLINE_SECONDS)
+        fields["vllm_xargs"] = {**fields["vllm_xargs"], "deadline_seconds": deadline}
     return Planned(
         number=number,
         kind=kind,
         fields={
             "stream": rng.random() < 0.5,
             "max_tokens": rng.choice((16, 32, 32, 48)),
-            **KINDS[kind][1],
+            **fields,
         },
         leave_after=rng.uniform(0, LEAVE_SECONDS) if leaves else None,
         upload=rng.choice((1, 1, 1, rng.random())) if leaves else 1,
@@ -124,19 +132,27 @@ def plans(
         number += 1
 
 
+class HttpError(Exception):
+    """A response that is no answer; the status may be that of an error in a stream."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"HTTP {status}: {message[:200]}")
+        self.status = status
+
+
 def streamed_text(lines: Sequence[str]) -> str:
     """The answer in server-sent events; raises if they do not end as they should."""
     text = ""
-    if not any(line.strip() == "data: [DONE]" for line in lines):
-        raise ValueError("the stream broke off")
     for line in lines:
         data = line.removeprefix("data:").strip()
         if line.startswith("data:") and data != "[DONE]":
             event = json.loads(data)
             if "error" in event:
-                raise ValueError(f"an error in the stream: {event['error']}")
+                raise HttpError(event["error"]["code"], event["error"]["message"])
             for choice in event.get("choices", ()):
                 text += choice["delta"].get("content") or ""
+    if not any(line.strip() == "data: [DONE]" for line in lines):
+        raise ValueError("the stream broke off")
     return text
 
 
@@ -145,7 +161,7 @@ async def answer(session: aiohttp.ClientSession, body: dict[str, Any]) -> str:
     async with session.post(CHAT, json=body) as response:
         text = await response.text()
         if response.status != 200:
-            raise RuntimeError(f"HTTP {response.status}: {text[:200]}")
+            raise HttpError(response.status, text)
     if body.get("stream"):
         return streamed_text(text.splitlines())
     return json.loads(text)["choices"][0]["message"]["content"] or ""
@@ -156,9 +172,7 @@ async def refusal(session: aiohttp.ClientSession, body: dict[str, Any]) -> str:
     async with session.post(CHAT, data=json.dumps(body), headers=JSON) as response:
         text = await response.text()
         if response.status not in (400, 404):
-            raise RuntimeError(
-                f"HTTP {response.status} to what must be refused: {text[:200]}"
-            )
+            raise HttpError(response.status, f"to what must be refused: {text}")
     return json.loads(text)["error"]["message"]
 
 
@@ -207,7 +221,12 @@ class Client:
             if planned.leave_after is not None:
                 state = "left"
             reason = f"no answer within {REQUEST_SECONDS} s"
-        except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
+        except HttpError as error:
+            has_deadline = "deadline_seconds" in planned.fields.get("vllm_xargs", ())
+            if error.status == HTTPStatus.GATEWAY_TIMEOUT and has_deadline:
+                state = "late"
+            reason = str(error)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             reason = repr(error)
         except (KeyError, IndexError, TypeError) as error:
             reason = f"a response of another form: {error!r}"
