@@ -3,12 +3,14 @@
 
 Why: ``AsyncLLM.generate`` is a lazy generator, so what ``process_inputs`` and a full
 queue refuse is found out when a streaming client already has its HTTP 200; the error
-then comes as an event in the stream. Beam search, which a diffusion model does not
-have, starts as lazily. And vLLM works on a request for as long as the client waits.
-How: wraps ``AsyncLLM.generate`` in a function that runs ``process_inputs`` and
-``check_admission`` on the rendered prompt once before it hands out the generator, and
-that takes ``deadline_seconds`` out of ``vllm_xargs`` and keeps to it; and
-``BeamSearchOnlineMixin.beam_search`` in one that refuses.
+then comes as an event in the stream. ``/v1/responses`` calls it as lazily, so that the
+connection breaks off instead. Beam search, which a diffusion model does not have,
+starts lazily, too. And vLLM works on a request for as long as the client waits.
+How: wraps ``AsyncLLM.generate`` and the responses' ``_generate_with_builtin_tools`` in
+functions that run ``check_admission`` and ``process_inputs`` on the rendered prompt
+once before they hand out the generator, and ``BeamSearchOnlineMixin.beam_search`` in
+one that refuses. That of ``generate`` takes ``deadline_seconds`` out of ``vllm_xargs``
+and keeps to it.
 Affects: our models only.
 Can go: when vLLM validates before it starts to stream, and knows deadlines.
 """
@@ -21,11 +23,22 @@ from vllm_lladav.patches.wrapping import wrap
 
 def apply() -> None:
     from vllm.entrypoints.generate.beam_search.online import BeamSearchOnlineMixin
+    from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
     from vllm.exceptions import VLLMValidationError
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from vllm_lladav.options.reading import server_of
     from vllm_lladav.server.deadline import answers, take_deadline
+
+    def check(engine: Any, request_id: str, prompt: Any, params: Any) -> Any:
+        """The parameters for the engine, and the deadline."""
+        params, seconds = take_deadline(params, server_of(engine.vllm_config))
+        if isinstance(prompt, dict) and "type" in prompt:  # It is rendered.
+            engine.check_admission(params.n, request_id)
+            engine.input_processor.process_inputs(
+                request_id, prompt, params, supported_tasks=("generate",)
+            )
+        return params, seconds
 
     @wrap(AsyncLLM, "generate")
     def generate_if_valid(
@@ -38,14 +51,25 @@ def apply() -> None:
     ) -> Any:
         if not is_ours(self.model_config):
             return generate(self, prompt, sampling_params, request_id, **kwargs)
-        params, seconds = take_deadline(sampling_params, server_of(self.vllm_config))
-        if isinstance(prompt, dict) and "type" in prompt:  # It is rendered.
-            self.check_admission(params.n, request_id)
-            self.input_processor.process_inputs(
-                request_id, prompt, params, supported_tasks=("generate",)
-            )
+        params, seconds = check(self, request_id, prompt, sampling_params)
         outputs = generate(self, prompt, params, request_id, **kwargs)
         return answers(outputs, seconds)
+
+    @wrap(OpenAIServingResponses, "_generate_with_builtin_tools")
+    def respond_if_valid(
+        generate: Any,
+        self: Any,
+        request_id: str,
+        engine_input: Any,
+        sampling_params: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        if is_ours(self.model_config):
+            check(self.engine_client, request_id, engine_input, sampling_params)
+        return generate(
+            self, request_id, engine_input, sampling_params, *args, **kwargs
+        )
 
     @wrap(BeamSearchOnlineMixin, "beam_search")
     def refuse_beam_search(

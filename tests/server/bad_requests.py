@@ -32,7 +32,21 @@ def _xargs(name: str, *mentions: str, **xargs: Any) -> BadRequest:
 
 
 def _words(count: int) -> list[Json]:
-    return [{"role": "user", "content": " w7" * count}]
+    return _says(" w7" * count)
+
+
+def _says(text: str) -> list[Json]:
+    return [{"role": "user", "content": text}]
+
+
+def _nested(levels: int) -> list[Any]:
+    return [_nested(levels - 1)] if levels else []
+
+
+def _image(name: str, url: str, *mentions: str) -> BadRequest:
+    content = [{"type": "image_url", "image_url": {"url": url}}]
+    body = small_chat(messages=[{"role": "user", "content": content}])
+    return BadRequest(name, body, ("image_url", url, *mentions))
 
 
 _SCHEMA = {
@@ -114,6 +128,29 @@ BAD_REQUESTS = [
     _chat(
         "include_stop", "include_stop_str_in_output", include_stop_str_in_output=True
     ),
+    # What no message to the engine can hold, and what validators stumble over.
+    _chat("structured_outputs_number", structured_outputs=5),
+    _chat("structured_outputs_list", structured_outputs=[{}]),
+    _chat("stream_interval_huge", "stream_interval", str(2**70), stream_interval=2**70),
+    _chat("priority_huge", priority=-(2**64)),
+    _chat("top_k_huge", top_k=2**64),
+    _chat("number_of_many_digits", "cache_salt.0", "2**64 - 1", cache_salt=[10**4000]),
+    _xargs("steps_huge", "vllm_xargs.steps", str(2**70), steps=2**70),
+    _chat("request_id_surrogate", "request_id", "Unicode", request_id="a\ud800"),
+    _chat("name_surrogate", "metadata", "Unicode", metadata={"\udfff": "x"}),
+    _chat("text_surrogate", "messages.0.content", messages=_says("w1\ud800")),
+    _chat("stop_surrogate", "stop.1", stop=["w7", "\udc00"]),
+    _chat("nested_deep", "100 levels", metadata=_nested(100)),
+    _chat("many_objects", "at most 2000 lists and objects", messages=[{}] * 3000),
+    # vLLM looked for file paths in the message for ten minutes.
+    _chat("model_path_long", "/a/a/a", model="/a" * 20_000),
+    # Images that cannot be loaded.
+    _image("image_file", "file:///etc/passwd", "allowed-local-media-path"),
+    _image("image_unreachable", "http://127.0.0.1:1/x.png", "Cannot connect"),
+    _image("image_without_base64", "data:image/png,abc", "base64"),
+    _image("image_not_base64", "data:image/png;base64,!!!", "base64"),
+    _image("image_no_port", "http://127.0.0.1:x/", "port"),
+    _image("image_other_scheme", "ftp://127.0.0.1/x.png", "HTTP"),
     # Stops, prompts.
     _chat("stop_empty", stop=[""]),
     _chat("stop_empty_string", stop=""),

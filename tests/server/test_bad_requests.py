@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad input is refused with HTTP 400 and the name of what is wrong."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
 from openai import OpenAI
 
 from tests.golden.cases import GoldenCase
 from tests.server.bad_requests import BAD_REQUESTS, BadRequest
-from tests.server.client import MODEL, Json, assert_refused, chat, post
+from tests.server.client import MODEL, Json, assert_refused, chat, post, small_chat
 from tests.server.process import ServerProcess
 
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -70,6 +72,62 @@ def test_completion(
     body = {"model": MODEL, "max_tokens": 4, "temperature": 0, "stream": stream}
     assert_refused(post(server.url, "completions", {**body, **fields}), *mentions)
     assert server.is_healthy()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "mentions"),
+    [
+        ("v1/chat/completions", b"[]", ("JSON object", "a list")),
+        ("v1/chat/completions", b"\xff{}", ("UTF-8",)),
+        ("v1/chat/completions", b'{"user": "\xed\xa0\x80"}', ("UTF-8",)),
+        ("v1/chat/completions", b"[" * 100_000, ("100 levels",)),
+        ("v1/chat/completions", b'{"seed": ' + b"9" * 5000 + b"}", ("seed", "2**63")),
+        ("invocations", b"5", ("JSON object", "5")),
+        ("scale_elastic_ep", b"[]", ("JSON object", "a list")),
+        ("detokenize", b'{"tokens": [5, 126464]}', ("tokens", "126464")),
+        ("detokenize", b'{"tokens": [9007199254740993]}', ("tokens", "126464")),
+        ("v1/completions", b'{"structured_outputs": 5}', ("structured_outputs",)),
+        ("v1/systemone", b'{"state": "w1", "questions": {}}', ("does not support",)),
+        (
+            "v1/responses",
+            b'{"input": "w1", "vllm_xargs": {"steps": 0}, "stream": true}',
+            ("steps", "at least 1"),
+        ),
+    ],
+)
+def test_body(
+    server: ServerProcess, path: str, body: bytes, mentions: tuple[str, ...]
+) -> None:
+    """Bodies that are no request, on any route, and routes that our models lack."""
+    headers = {"Content-Type": "application/json"}
+    response = requests.post(f"{server.url}/{path}", body, headers=headers, timeout=60)
+    assert_refused(response, *mentions)
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 404), ("PATCH", 405)])
+def test_no_such_route(server: ServerProcess, method: str, status: int) -> None:
+    """It is an error in the form of all others."""
+    path = "v1/nothing" if status == 404 else "v1/completions"
+    response = requests.request(method, f"{server.url}/{path}", timeout=10)
+    assert response.status_code == status
+    assert response.json()["error"]["code"] == status
+    assert response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        small_chat(model="/a" * 20_000),
+        small_chat(messages=[{}] * 100_000),
+        small_chat(user="[" * 1_000_000),
+    ],
+    ids=["path", "objects", "brackets"],
+)
+def test_bad_request_is_refused_at_once(server: ServerProcess, body: Json) -> None:
+    """However much is wrong with it: nobody else is served meanwhile."""
+    begin = time.monotonic()
+    post(server.url, "chat/completions", body)
+    assert time.monotonic() - begin < 5
 
 
 def test_bad_requests_leave_others_alone(

@@ -13,14 +13,22 @@ from typing import Any
 import pytest
 import torch
 import zmq
+from fastapi._compat import ModelField
+from starlette.requests import Request
 from vllm import ModelRegistry, envs
 from vllm.config import ModelConfig, VllmConfig
 from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 from vllm.engine import arg_utils
 from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.generate.beam_search.online import BeamSearchOnlineMixin
+from vllm.entrypoints.launchers import app as launcher
+from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
+from vllm.entrypoints.serve.exception_handling import error_response
+from vllm.entrypoints.serve.exception_handling.handlers import http, validation
+from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
 from vllm.exceptions import VLLMValidationError
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+from vllm.multimodal.media.connector import MediaConnector
 from vllm.multimodal.media.image import ImageMediaIO
 from vllm.platforms import current_platform
 from vllm.renderers import hf
@@ -42,6 +50,16 @@ WRAPPED: list[tuple[Any, str]] = [
     (arg_utils, "get_model_path"),
     (hf, "resolve_chat_template"),
     (ImageMediaIO, "load_bytes"),
+    (MediaConnector, "load_from_url"),
+    (MediaConnector, "load_from_url_async"),
+    (Request, "json"),
+    (ModelField, "validate"),
+    (error_response, "sanitize_message"),
+    (http, "sanitize_message"),
+    (validation, "sanitize_message"),
+    (launcher, "init_exception_handler"),
+    (ServingTokenization, "create_detokenize"),
+    (OpenAIServingResponses, "_generate_with_builtin_tools"),
     (InputProcessor, "process_inputs"),
     (AsyncLLM, "generate"),
     (BeamSearchOnlineMixin, "beam_search"),
