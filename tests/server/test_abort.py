@@ -43,6 +43,18 @@ def test_giving_up_on_a_whole_answer_frees_everything(server: ServerProcess) -> 
     _assert_idle(server, before.get("lladav:denoising_steps_total", 0))
 
 
+def test_reader_that_does_not_read_holds_nobody_up(server: ServerProcess) -> None:
+    """Nor anything, once it is gone."""
+    before = wait_for_metrics(server.url, is_idle)
+    url = f"{server.url}/v1/chat/completions"
+    body = small_chat(stream=True, **LONG)
+    with requests.post(url, json=body, stream=True, timeout=60):
+        answer = requests.post(url, json=small_chat(), timeout=30)
+        assert answer.status_code == 200
+        assert read_metrics(server.url)["vllm:num_requests_running"] == 1
+    _assert_idle(server, before.get("lladav:denoising_steps_total", 0))
+
+
 def test_leaving_in_every_phase_frees_everything(server: ServerProcess) -> None:
     cancel_in_every_phase(server.url, number=150, seed=1)
 
