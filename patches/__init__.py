@@ -21,6 +21,8 @@ PATCHES = (
     "chat_tools",
     "media_errors",
     "image_errors",
+    "media_connector",
+    "image_uuids",
     "refused_images",
     "request_validation",
     "generating",

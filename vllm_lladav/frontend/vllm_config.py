@@ -10,6 +10,7 @@ from vllm_lladav.denoising.resolve import check_depth
 from vllm_lladav.denoising.traits import keep_traits
 from vllm_lladav.denoising.whole_graphs import keep_graph_rows
 from vllm_lladav.frontend import kv_cache
+from vllm_lladav.frontend.media_rules import keep_media_rules
 from vllm_lladav.model.families import family_of
 from vllm_lladav.model.family import Family
 from vllm_lladav.options.options import ServerOptions
@@ -49,6 +50,7 @@ class DenoisingVllmConfig(VerifyAndUpdateConfig):
         check_depth(server, model_config.hf_config.num_hidden_layers)
         _refuse_unsupported(vllm_config, family)
         keep_traits(model_config, family.read_traits(model_config))
+        keep_media_rules(model_config, server)
         # For patches/default_sampling.py, which is given no more than this.
         model_config.hf_config.default_gen_length = server.gen_length
         _adapt_scheduling(vllm_config)

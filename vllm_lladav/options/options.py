@@ -230,6 +230,23 @@ class ServerOptions(RequestOptions):
         Integer(),
         "/health answers 503 while the engine has not finished a step for so long",
     )
+    max_image_pixels: int = _server_option(
+        2**26,
+        Integer(),
+        "most pixels (width times height, as its header says) of an image that a "
+        "client sends or names by URL; decoding takes up to 8 bytes for each, one "
+        "image at a time; VLLM_MAX_IMAGE_PIXELS counts where it is lower",
+    )
+    max_request_image_pixels: int = _server_option(
+        2**28, Integer(), "most pixels of all images of a request"
+    )
+    image_uuids: str = _server_option(
+        "refuse",
+        OneOf(("refuse", "allow")),
+        "uuid of a content part, or features of /inference/v1/generate, by which "
+        "clients name images: names are shared by all of them, so allow is for "
+        "clients that trust each other",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

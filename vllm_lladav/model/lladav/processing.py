@@ -60,6 +60,7 @@ from vllm_lladav.model.lladav.image_modes import (
 )
 from vllm_lladav.model.lladav.prompt import IMAGE_MARK, place_images
 from vllm_lladav.model.lladav.vision import geometry_from_config
+from vllm_lladav.model.stored_image import StoredImage
 
 _EXIF_ORIENTATION = 0x0112
 _VLLM_BACKGROUND = (255, 255, 255)
@@ -119,9 +120,12 @@ class LladavDataParser(MultiModalDataParser):
 
 
 def _read_image(item: Any) -> Any:
-    """A PIL image in RGB; None (an image the client only names) stays None."""
+    """A PIL image in RGB; None (an image the client only names) stays None, and what
+    is decoded later stays as it is."""
     try:
         if isinstance(item, MediaWithBytes):
+            if isinstance(item.media, StoredImage):
+                return item
             return replace(item, media=_to_rgb(_undo_vllm_changes(item)))
         return None if item is None else _to_rgb(item)
     except (OSError, SyntaxError) as error:  # what Pillow raises on broken files
@@ -139,10 +143,16 @@ def _undo_vllm_changes(item: MediaWithBytes[Image.Image]) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image | np.ndarray | torch.Tensor) -> Image.Image:
+    if isinstance(image, StoredImage):
+        return image
     if not isinstance(image, Image.Image):
         image = _array_to_image(np.asarray(image))
     image.load()  # files are read lazily
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    return image.decode() if isinstance(image, StoredImage) else image
 
 
 def _array_to_image(array: np.ndarray) -> Image.Image:
@@ -193,7 +203,9 @@ class LladavProcessingInfo(BaseProcessingInfo):
         return super().get_default_tok_params().with_kwargs(add_special_tokens=False)
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
-        return {"image": None}
+        # Those of a longer prompt are refused by their number, before they are read.
+        least = self.geometry.tile_tokens
+        return {"image": max(1, self.ctx.model_config.max_model_len // least)}
 
     @property
     def largest_mode(self) -> ImageMode:
@@ -291,7 +303,8 @@ class LladavMultiModalProcessor(BaseMultiModalProcessor[LladavProcessingInfo]):
             {
                 # per image [num_tiles, 3, tile_size, tile_size]
                 "pixel_values": [
-                    preprocess(image, geometry, mode).to(dtype) for image in images
+                    preprocess(_decoded(image), geometry, mode).to(dtype)
+                    for image in images
                 ],
                 # [num_images, 2] int64: width, height
                 "image_sizes": torch.tensor([image.size for image in images]),
