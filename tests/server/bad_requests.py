@@ -146,10 +146,10 @@ BAD_REQUESTS = [
     _chat("model_path_long", "/a/a/a", model="/a" * 20_000),
     # Images that cannot be loaded.
     _image("image_file", "file:///etc/passwd", "allowed-local-media-path"),
-    _image("image_unreachable", "http://127.0.0.1:1/x.png", "Cannot connect"),
+    _image("image_unreachable", "http://127.0.0.1:1/x.png", "gives no image"),
     _image("image_without_base64", "data:image/png,abc", "base64"),
     _image("image_not_base64", "data:image/png;base64,!!!", "base64"),
-    _image("image_no_port", "http://127.0.0.1:x/", "port"),
+    _image("image_no_port", "http://127.0.0.1:x/", "gives no image"),
     _image("image_other_scheme", "ftp://127.0.0.1/x.png", "HTTP"),
     # Stops, prompts.
     _chat("stop_empty", stop=[""]),

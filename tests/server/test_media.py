@@ -100,7 +100,6 @@ def test_nothing_is_told_of_the_inside(
         "http://169.254.169.254/latest/meta-data/",
         "http://10.0.0.1/picture.png",
         "http://no-such-host.invalid/picture.png",
-        "file:///etc/hostname",
     ]
 
     def ask(url: str) -> requests.Response:

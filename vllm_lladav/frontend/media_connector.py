@@ -44,13 +44,13 @@ class BoundedMediaConnector(MediaConnector):
     async def fetch_image_async(
         self, image_url: str, *, image_mode: str | None = "RGB"
     ) -> Image.Image:
-        """Raises ``ValueError``: with the fault of a data URL or of an image's size,
-        and with one and the same text for any other URL that gives no image."""
+        """Raises ``ValueError``: with the fault. For a URL of HTTP it is one and the
+        same text for all but images that are too large."""
         timeout = envs.VLLM_IMAGE_FETCH_TIMEOUT
         load = self.load_from_url_async(
             image_url, self._image_io(image_mode), fetch_timeout=timeout
         )
-        if image_url[:5].lower() == "data:":
+        if image_url[:4].lower() != "http":
             return await load
         try:
             async with asyncio.timeout(FETCH_TIMES * timeout):
