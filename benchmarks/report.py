@@ -66,6 +66,23 @@ MEMORY_COLUMNS = {
     "slope, MB an hour": ("slope_mb_per_hour", 1, ".0f"),
     "RSS at last": ("rss_mb", 1, ".0f"),
 }
+GOODPUT_COLUMNS = {
+    "": ("variant", 1, "s"),
+    "times capacity": ("multiple", 1, "g"),
+    "capacity/s": ("capacity_per_s", 1, ".1f"),
+    "limit, s": ("limit_s", 1, ".1f"),
+    "offered/s": ("offered_per_s", 1, ".1f"),
+    "answered/s": ("answered_per_s", 1, ".1f"),
+    "in time/s": ("goodput_per_s", 1, ".1f"),
+    "of capacity, %": ("goodput_share", 100, ".0f"),
+    "in time, %": ("useful_share", 100, ".0f"),
+    "of urgent ones, %": ("useful_share_urgent", 100, ".0f"),
+    "answer p50, s": ("answer_p50_s", 1, ".2f"),
+    "at most": ("answer_max_s", 1, ".1f"),
+    "503s": ("refusals", 1, "d"),
+    "503 p50, ms": ("refusal_p50_s", 1e3, ".0f"),
+    "waiting, at most": ("waiting_peak", 1, "d"),
+}
 
 
 def cell(row: Mapping[str, Any], field: str, scale: float, form: str) -> str:
@@ -204,6 +221,27 @@ def report_soak(figures: Json, stem: Path) -> list[str]:
     ]
 
 
+def report_goodput(figures: Json, stem: Path) -> list[str]:
+    rows = figures["runs"]
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        mine = [row for row in rows if row["variant"] == name]
+        points = sorted((row["offered_per_s"], row["goodput_per_s"]) for row in mine)
+        axes.plot(*zip(*points, strict=True), marker=".", label=name)
+    axes.set_xlabel("requests offered per second")
+    axes.set_title("Answers in time, per second")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(stem.with_suffix(".png"))
+    plt.close(figure)
+    return [
+        f"![Goodput]({stem.name}.png)",
+        "",
+        *table(rows, GOODPUT_COLUMNS),
+    ]
+
+
 def report_comparisons(figures: Json, stem: Path) -> list[str]:
     columns = {
         "comparison": ("comparison", 1, "s"),
@@ -224,6 +262,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Json, Path], list[str]]]] = {
     "serve_load": ("A server under load", report_load),
     "step_overhead": ("What a step consists of", report_steps),
     "soak": ("Soak", report_soak),
+    "goodput": ("Overload", report_goodput),
     "against_plain": ("Against a plain loop", report_comparisons),
 }
 
