@@ -9,8 +9,8 @@ starts lazily, too. And vLLM works on a request for as long as the client waits.
 How: wraps ``AsyncLLM.generate`` and the responses' ``_generate_with_builtin_tools`` in
 functions that run ``check_admission`` and ``process_inputs`` on the rendered prompt
 once before they hand out the generator, and ``BeamSearchOnlineMixin.beam_search`` in
-one that refuses. That of ``generate`` takes ``deadline_seconds`` out of ``vllm_xargs``
-and keeps to it.
+one that refuses. They take ``deadline_seconds`` out of ``vllm_xargs``; who cannot be
+answered in time is refused, too, and who is not is given up.
 Affects: our models only.
 Can go: when vLLM validates before it starts to stream, and knows deadlines.
 """
@@ -28,13 +28,15 @@ def apply() -> None:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from vllm_lladav.options.reading import server_of
-    from vllm_lladav.server.deadline import answers, take_deadline
+    from vllm_lladav.server.deadline import answers, check_in_time, take_deadline
 
     def check(engine: Any, request_id: str, prompt: Any, params: Any) -> Any:
         """The parameters for the engine, and the deadline."""
         params, seconds = take_deadline(params, server_of(engine.vllm_config))
         if isinstance(prompt, dict) and "type" in prompt:  # It is rendered.
             engine.check_admission(params.n, request_id)
+            if seconds is not None:
+                check_in_time(engine, seconds)
             engine.input_processor.process_inputs(
                 request_id, prompt, params, supported_tasks=("generate",)
             )

@@ -8,6 +8,7 @@ from typing import Any
 
 from vllm.exceptions import (
     GenerationError,
+    GracefulHTTPError,
     RetryableRequestError,
     VLLMValidationError,
 )
@@ -15,6 +16,7 @@ from vllm.exceptions import (
 from vllm_lladav.options.kinds import OptionError
 from vllm_lladav.options.options import SERVER_OPTIONS, ServerOptions
 from vllm_lladav.server.draining import ShuttingDownError
+from vllm_lladav.server.traffic import traffic_of
 
 NAME = "deadline_seconds"
 """Of the option, in ``vllm_xargs`` and of the server."""
@@ -29,6 +31,49 @@ class DeadlineError(GenerationError):
             "it is counted from when the request reached the engine"
         )
         self.status_code = HTTPStatus.GATEWAY_TIMEOUT
+
+
+class TooBusyError(GracefulHTTPError):
+    """A request would pass its deadline in the queue. HTTP 503, at once, so that
+    clients go elsewhere, and nobody else's time is spent on it."""
+
+    def __init__(self, seconds: float, expected: float) -> None:
+        super().__init__(
+            f"{NAME} ({seconds:g}) would pass before the answer: at the present load "
+            f"it takes about {expected:.1f} s. Please try again later or on a "
+            "different instance.",
+            HTTPStatus.SERVICE_UNAVAILABLE,
+        )
+
+
+def num_slots(vllm_config: Any) -> int:
+    """Requests that run at once, in all engines."""
+    ranks: int = vllm_config.parallel_config.data_parallel_size
+    slots: int = ranks * vllm_config.scheduler_config.max_num_seqs
+    return slots
+
+
+def check_in_time(engine: Any, seconds: float) -> None:
+    """Refuse a request that would be given up in the queue or soon behind it.
+
+    Where requests have a priority, nobody can tell who is before whom.
+
+    Args:
+        engine: vLLM's ``AsyncLLM``.
+        seconds: until the deadline.
+
+    Raises:
+        TooBusyError: as the latest answers tell.
+    """
+    config = engine.vllm_config
+    traffic = traffic_of(engine)
+    # The request itself is one of those in flight.
+    ahead = traffic.in_flight - 1
+    if ahead < num_slots(config) or config.scheduler_config.policy != "fcfs":
+        return
+    expected = traffic.pace.seconds(ahead)
+    if expected is not None and expected > seconds:
+        raise TooBusyError(seconds, expected)
 
 
 def take_deadline(params: Any, server: ServerOptions) -> tuple[Any, float | None]:

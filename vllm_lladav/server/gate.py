@@ -6,6 +6,7 @@ other models alone.
 """
 
 import asyncio
+import time
 from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddlew
 
 from vllm_lladav.model.families import is_ours
 from vllm_lladav.options.reading import server_of
+from vllm_lladav.server.deadline import num_slots
 from vllm_lladav.server.draining import ShuttingDownError
 from vllm_lladav.server.outcomes import (
     GENERATING,
@@ -112,8 +114,12 @@ class Gate:
         try:
             await self._app(scope, answer.receive, answer.send)
         finally:
+            outcome = answer.outcome(traffic.is_draining)
+            count_ended(name, outcome)
+            if outcome == "finished":
+                is_full = traffic.in_flight >= num_slots(engine.vllm_config)
+                traffic.pace.note_answer(time.monotonic(), is_full)
             traffic.in_flight -= 1
-            count_ended(name, answer.outcome(traffic.is_draining))
 
 
 def _is_allowed(args: Any, scope: "Scope") -> bool:

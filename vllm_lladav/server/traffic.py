@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an API server is doing for its clients, shared by all who need to know."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from vllm_lladav.server.pace import Pace
 
 
 @dataclass
@@ -13,11 +15,13 @@ class Traffic:
         in_flight: requests that came and have no complete answer yet.
         is_draining: the server is about to end and takes no more requests.
         is_overdue: the engine has not got on for too long.
+        pace: of its answers.
     """
 
     in_flight: int = 0
     is_draining: bool = False
     is_overdue: bool = False
+    pace: Pace = field(default_factory=Pace)
 
 
 def traffic_of(engine: Any) -> Traffic:
