@@ -26,6 +26,7 @@ PATCHES = (
     "refused_images",
     "request_validation",
     "generating",
+    "responses_start",
     "default_sampling",
     "detokenize_ids",
     "denoising_metrics",

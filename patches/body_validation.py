@@ -7,12 +7,13 @@ an HTTP 500. And every error of a body becomes a dictionary before the first ten
 reported: 300 kB of ``{}`` as messages are 1.5 million, for which the server stands
 still for most of a minute.
 How: wraps ``ModelField.validate`` of FastAPI. The field at fault is the one without
-which nothing stumbles. Where errors are too many to be listed, those are that the
-first items of every list make.
+which nothing stumbles. Long lists are validated some items at a time
+before, and where some make many errors, these are all that is reported.
 Affects: all models; the request fails either way.
 Can go: when vLLM checks types first, and FastAPI bounds the errors.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from vllm_lladav.patches.wrapping import wrap
@@ -25,13 +26,19 @@ STUMBLES = (
     RecursionError,
     TypeError,
 )
-MOST_ERRORS = 1000
+MANY_ERRORS = 20
+FEW_ITEMS = 20
+FEW_VALUES = 200
+"""Items of a part: lists and objects, of which each may make hundreds of errors, or
+nothing but plain values."""
+
+Path = tuple[str | int, ...]
 MOST_FIELDS = 200
-FIRST_ITEMS = 5
 
 
 def apply() -> None:
     from fastapi._compat import ModelField
+    from pydantic import ValidationError
 
     @wrap(ModelField, "validate")
     def validate_bounded(
@@ -40,21 +47,64 @@ def apply() -> None:
         def found(part: Any) -> Any:
             return validate(self, part, *args, loc=loc, **kwargs)
 
-        from pydantic import ValidationError
+        def count(part: Any) -> int:
+            try:
+                self._type_adapter.validate_python(part, from_attributes=True)
+            except ValidationError as errors:
+                return errors.error_count()
+            return 0
 
         try:
-            checked = self._type_adapter.validate_python(value, from_attributes=True)
-            return checked, []
-        except ValidationError as errors:
-            count = errors.error_count()
-            if count <= MOST_ERRORS:
-                return found(value)
+            for part, places in _parts(value):
+                if count(part) > MANY_ERRORS:
+                    return None, [_placed(fault, places) for fault in found(part)[1]]
+            return found(value)
         except STUMBLES as error:
             return None, [_stumble(found, value, loc, error)]
-        _, first = found(_shortened(value))
-        message = f"Value with {count} errors"
-        fault = {"type": "value_error", "loc": loc, "msg": message, "input": None}
-        return None, first or [fault]
+
+
+def _parts(body: Any) -> Iterator[tuple[Any, list[int]]]:
+    """The body with some items of a long list, list after list; and the places of these
+    and of what they are in, from the outside."""
+    for path, items in _long_lists(body, ()):
+        outer = [key for key in path if isinstance(key, int)]
+        is_plain = not any(isinstance(item, dict | list) for item in items)
+        size = FEW_VALUES if is_plain else FEW_ITEMS
+        for begin in range(0, len(items), size):
+            part = _with(body, path, items[begin : begin + size])
+            yield part, [*outer, begin]
+
+
+def _long_lists(value: Any, path: Path) -> Iterator[tuple[Path, list[Any]]]:
+    if not isinstance(value, dict | list):
+        return
+    if isinstance(value, list) and len(value) > FEW_ITEMS:
+        yield path, value
+    items: Any = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        if isinstance(item, dict | list):
+            yield from _long_lists(item, (*path, key))
+
+
+def _with(value: Any, path: Path, items: list[Any]) -> Any:
+    """A short form of ``value`` in which ``items`` are what stands at a path."""
+    if not path:
+        return items
+    inner = _with(value[path[0]], path[1:], items)
+    if isinstance(value, dict):
+        return {**_shortened(value), path[0]: inner}
+    return [inner]
+
+
+def _placed(fault: dict[str, Any], places: list[int]) -> dict[str, Any]:
+    """An error of a part with its place in the body."""
+    # Of the lists on the way, the part has one item, and of the last one a stretch.
+    first = iter(places)
+    loc = [
+        part + next(first, 0) if isinstance(part, int) else part
+        for part in fault["loc"]
+    ]
+    return {**fault, "loc": tuple(loc)}
 
 
 def _stumble(found: Any, body: Any, loc: Any, error: Exception) -> dict[str, Any]:
@@ -68,8 +118,10 @@ def _stumble(found: Any, body: Any, loc: Any, error: Exception) -> dict[str, Any
     fields = _shortened(body) if isinstance(body, dict) else {}
     for name in list(fields)[:MOST_FIELDS]:
         try:
-            found({other: fields[other] for other in fields if other != name})
-        except STUMBLES:
+            _, faults = found({key: fields[key] for key in fields if key != name})
+        except Exception:  # Stumbles over another one, or misses this one first.
+            continue
+        if any(other["loc"] == (*loc, name) for other in faults):
             continue
         return {**fault, "loc": (*loc, name), "input": body[name]}
     return fault
@@ -79,5 +131,5 @@ def _shortened(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _shortened(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_shortened(item) for item in value[:FIRST_ITEMS]]
+        return [_shortened(item) for item in value[:FEW_ITEMS]]
     return value

@@ -86,12 +86,21 @@ def test_completion(
         ("scale_elastic_ep", b"[]", ("JSON object", "a list")),
         ("detokenize", b'{"tokens": [5, 126464]}', ("tokens", "126464")),
         ("detokenize", b'{"tokens": [9007199254740993]}', ("tokens", "126464")),
-        ("v1/completions", b'{"structured_outputs": 5}', ("structured_outputs",)),
+        (
+            "v1/completions",
+            b'{"prompt": "w1", "structured_outputs": 5}',
+            ("structured_outputs",),
+        ),
         ("v1/systemone", b'{"state": "w1", "questions": {}}', ("does not support",)),
         (
             "v1/responses",
             b'{"input": "w1", "vllm_xargs": {"steps": 0}, "stream": true}',
             ("steps", "at least 1"),
+        ),
+        (
+            "v1/responses",
+            b'{"input": "w1", "truncation": null, "stream": true}',
+            ("truncation",),
         ),
     ],
 )

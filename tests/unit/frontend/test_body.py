@@ -69,7 +69,8 @@ def test_pairs_of_surrogates_are_text() -> None:
         (b'"' + b"x" * 1000 + b'"', "got a string"),
         (b"[" * 200_000, "100 levels"),
         (b'{"a":' + b"[" * DEEPEST + b"]" * DEEPEST + b"}", "100 levels"),
-        (b'{"a": [' + b"{}," * MOST_CONTAINERS + b"1]}", "2000 lists and objects"),
+        (b'{"a": [' + b"{}," * MOST_CONTAINERS + b"1]}", "at most 2000 lists"),
+        (b'{"a": [{"b": [' + b"5," * MOST_CONTAINERS + b"1]}]}", "a.0.b has the last"),
     ],
 )
 def test_refused(body: bytes, message: str) -> None:
@@ -84,6 +85,7 @@ def test_bounds_are_inside() -> None:
     read_body(nested)
     read_body(b'{"a": [' + b"{}," * (MOST_CONTAINERS - 2) + b"1]}")
     read_body(b'{"a": "' + b"[" * 10_000 + b'"}')
+    read_body(b'{"a": [[' + b"5," * 10_000 + b"1]]}")
 
 
 @pytest.mark.parametrize("text", ["{", "", "{'a': 1}", '{"a": 1}}'])
