@@ -8,6 +8,7 @@ PORT ?= 8000
 PRUNING ?= --plugin pruning $(if $(filter lladav-tiny,$(MODEL)),--prune-layer 6)
 ARGS ?=
 PYTEST_ARGS ?=
+N ?= 2000
 # vLLM on a CPU leaves one core to the server's other processes, which on a small
 # machine is half of it. They are idle while a step runs.
 export VLLM_CPU_NUM_OF_RESERVED_CPU ?= 0
@@ -20,11 +21,11 @@ FINGERPRINT := $(firstword $(shell { pwd; cat $(SETUP_INPUTS); } | cksum))
 STAMP := $(VENV)/.setup-$(FINGERPRINT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test bench gpu-check lint clean
+.PHONY: help setup serve test fuzz bench gpu-check lint clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
-	@echo "Variables: PYTHON, DEVICE (auto, cpu, cuda), MODEL, PORT, PRUNING, ARGS, PYTEST_ARGS"
+	@echo "Variables: PYTHON, DEVICE (auto, cpu, cuda), MODEL, PORT, PRUNING, N, ARGS, PYTEST_ARGS"
 
 setup: $(STAMP) ## Create .venv with vLLM and this project (quick when done before)
 
@@ -38,6 +39,9 @@ serve: $(STAMP) ## Serve MODEL on PORT; further flags in ARGS
 
 test: $(STAMP) ## Run the tests; further flags in PYTEST_ARGS
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
+
+fuzz: $(STAMP) ## Send N hostile requests to a server, write results/fuzz/report.md
+	$(VENV)/bin/python -m tests.hostile --requests $(N) $(ARGS)
 
 bench: $(STAMP) ## Run the quick benchmarks and write results/bench/report.md
 	$(VENV)/bin/python benchmarks/quick.py --results results/bench

@@ -2,6 +2,7 @@
 """Fixtures of all tests. Nothing here imports vLLM."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 from tests.golden.cases import GoldenCase, load_cases
+from tests.server.process import ServerProcess, running_server
 from vllm_lladav.tiny.checkpoint import write_checkpoint
 
 
@@ -32,6 +34,16 @@ def predicts_mask_checkpoint(
     head_gains = golden_cases["text_predicts_mask"].head_gains
     write_checkpoint(directory, head_gains=head_gains)
     return directory
+
+
+@pytest.fixture(scope="session")
+def server(
+    tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """``vllm serve --model lladav --plugin pruning``, shared by all tests."""
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    with running_server(tiny_checkpoint, log) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

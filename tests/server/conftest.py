@@ -1,25 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One server for the session, and clients of it."""
+"""Clients of the session's server."""
 
 from collections.abc import Generator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from openai import OpenAI
 
 from tests.server.client import openai_client
-from tests.server.process import ServerProcess, running_server
-
-
-@pytest.fixture(scope="session")
-def server(
-    tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    """``vllm serve --model lladav --plugin pruning``, shared by all tests."""
-    log = tmp_path_factory.mktemp("server") / "server.log"
-    with running_server(tiny_checkpoint, log) as server:
-        yield server
+from tests.server.process import ServerProcess
 
 
 @pytest.fixture(scope="session")

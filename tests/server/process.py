@@ -47,6 +47,11 @@ class ServerProcess:
                 start_new_session=True,
             )
 
+    @property
+    def pid(self) -> int:
+        """Of its first process."""
+        return self._process.pid
+
     def wait_until_healthy(self) -> None:
         """Raise ``RuntimeError`` with the log if the server does not come up."""
         deadline = time.monotonic() + START_SECONDS
