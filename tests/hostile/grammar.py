@@ -193,7 +193,9 @@ class Grammar:
         if name != "stream" and random.random() < 0.25:
             body["stream"] = True
         names = (name, *ALSO_CALLED.get(name, ()))
-        if name == "vllm_xargs" or path in REFUSING:
+        # The rest of a body that is made by its schema may be at fault, too.
+        is_known = path.removesuffix("/render") in BASES and path not in REFUSING
+        if name == "vllm_xargs" or not is_known:
             names = ()
         what = f"{name} = {_short(value)}"
         return _post(path, body, what, names)
@@ -418,7 +420,7 @@ class Grammar:
         return {**post, "is_canceled": True}
 
     def _base(self, path: str, random: Random) -> Json:
-        known = BASES.get(path)
+        known = BASES.get(path.removesuffix("/render"))
         if known is None:
             made = fitting_value(self._bodies[path], self._schemas, random)
             return made if isinstance(made, dict) else {}
