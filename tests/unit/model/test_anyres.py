@@ -17,8 +17,8 @@ from vllm_lladav.model.lladav.anyres import (
     largest_image,
     merge_tiles,
     num_visual_tokens,
-    pad_to_square,
     preprocess,
+    resize_padded,
     select_best_resolution,
     tile_layout,
     unpadded_grid,
@@ -148,8 +148,21 @@ def test_every_pil_mode_becomes_rgb(mode):
 
 
 def test_padding_is_the_mean_colour():
-    square = pad_to_square(Image.new("RGB", (10, 4), (255, 0, 0)))
+    square = resize_padded(Image.new("RGB", (10, 4), (255, 0, 0)), 10)
     assert square.size == (10, 10)
     assert square.getpixel((0, 2)) == (127, 127, 127)
     assert square.getpixel((0, 3)) == (255, 0, 0)
     assert square.getpixel((0, 7)) == (127, 127, 127)
+
+
+@pytest.mark.parametrize(
+    "size", [(700, 300), (301, 900), (1, 2000), (2000, 3), (384, 384), (384, 7), (5, 9)]
+)
+def test_padding_in_strips_is_padding_at_once(size):
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    image = Image.fromarray(noise)
+    side = max(size)
+    square = Image.new("RGB", (side, side), (127, 127, 127))
+    square.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
+    expected = square.resize((384, 384), Image.Resampling.BICUBIC)
+    assert resize_padded(image, 384).tobytes() == expected.tobytes()

@@ -25,6 +25,8 @@ PIXEL_STD = 0.5
 SHRINK_THRESHOLD = 1.1
 # The largest square that Pillow opens without taking it for an attack.
 MAX_SQUARE_SIDE = 13_377
+# Of an image that is padded to a square, at a time.
+STRIP_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -179,8 +181,7 @@ def preprocess(
             for x in range(0, canvas_size[0], side)
         ]
     else:
-        square = pad_to_square(image)
-        tiles = [square.resize((side, side), Image.Resampling.BICUBIC)]
+        tiles = [resize_padded(image, side)]
     return torch.from_numpy(normalise(np.stack([np.asarray(t) for t in tiles])))
 
 
@@ -199,21 +200,29 @@ def fit_and_pad(image: Image.Image, canvas_size: tuple[int, int]) -> Image.Image
     return canvas
 
 
-def pad_to_square(image: Image.Image) -> Image.Image:
-    """Centre on a square of the mean colour (grey 127)."""
+def resize_padded(image: Image.Image, tile_size: int) -> Image.Image:
+    """The image, centred on a square of the mean colour (grey 127), as a tile.
+
+    A thin image has a square of many times its pixels, of which no more than a strip
+    is ever made: Pillow resizes rows first, each by itself, then columns.
+    """
     width, height = image.size
-    if width == height:
-        return image
     side = max(width, height)
     if side > MAX_SQUARE_SIDE:
         raise ValueError(
             f"image of {width}x{height} pixels cannot be padded to a square; both "
             f"sides must be at most {MAX_SQUARE_SIDE}"
         )
-    grey = int(PIXEL_MEAN * 255)
-    square = Image.new("RGB", (side, side), (grey, grey, grey))
-    square.paste(image, ((side - width) // 2, (side - height) // 2))
-    return square
+    left, top = (side - width) // 2, (side - height) // 2
+    grey = (int(PIXEL_MEAN * 255),) * 3
+    narrowed = Image.new("RGB", (tile_size, side), grey)
+    for start in range(top, top + height, STRIP_ROWS):
+        rows = min(STRIP_ROWS, top + height - start)
+        strip = Image.new("RGB", (side, rows), grey)
+        strip.paste(image, (left, top - start))
+        strip = strip.resize((tile_size, rows), Image.Resampling.BICUBIC)
+        narrowed.paste(strip, (0, start))
+    return narrowed.resize((tile_size, tile_size), Image.Resampling.BICUBIC)
 
 
 def normalise(tiles: np.ndarray) -> np.ndarray:
