@@ -4,6 +4,8 @@ PYTHON ?= python3
 DEVICE ?= auto
 MODEL ?= lladav-tiny
 PORT ?= 8000
+# Not from the environment, where some shells keep the machine's name under it.
+HOST := 127.0.0.1
 # The small model makes up its mind late (docs/accuracy.md).
 PRUNING ?= --plugin pruning $(if $(filter lladav-tiny,$(MODEL)),--prune-layer 6)
 ARGS ?=
@@ -21,11 +23,13 @@ FINGERPRINT := $(firstword $(shell { pwd; cat $(SETUP_INPUTS); } | cksum))
 STAMP := $(VENV)/.setup-$(FINGERPRINT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test fuzz bench gpu-check lint clean
+.PHONY: help setup serve deploy-check test fuzz bench gpu-check lint clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
-	@echo "Variables: PYTHON, DEVICE (auto, cpu, cuda), MODEL, PORT, PRUNING, N, ARGS, PYTEST_ARGS"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s
+", $$1, $$2 }' Makefile
+	@echo "Variables: PYTHON, DEVICE (auto, cpu, cuda), MODEL, HOST, PORT, PRUNING, N, ARGS,"
+	@echo "PYTEST_ARGS"
 
 setup: $(STAMP) ## Create .venv with vLLM and this project (quick when done before)
 
@@ -34,8 +38,11 @@ $(STAMP):
 	@rm -f $(VENV)/.setup-*
 	@touch $@
 
-serve: $(STAMP) ## Serve MODEL on PORT; further flags in ARGS
-	$(VENV)/bin/vllm serve --model $(MODEL) $(PRUNING) --port $(PORT) $(ARGS)
+serve: $(STAMP) ## Serve MODEL on PORT of HOST (this machine only); further flags in ARGS
+	$(VENV)/bin/vllm serve --model $(MODEL) $(PRUNING) --host $(HOST) --port $(PORT) $(ARGS)
+
+deploy-check: $(STAMP) ## Run examples/deploy/nginx.conf before a server (needs nginx)
+	$(VENV)/bin/python examples/deploy/check.py
 
 test: $(STAMP) ## Run the tests; further flags in PYTEST_ARGS
 	$(VENV)/bin/pytest $(PYTEST_ARGS)

@@ -15,7 +15,7 @@ NOT_HTTP = b"Invalid HTTP request received."
 
 def fault_of(request: Hostile, status: int, body: bytes) -> str | None:
     """What is wrong with an answer; None if nothing."""
-    if status == 503 and b"queue" in body:
+    if status == 503 and b"try again later" in body:
         return None  # Turned away for the load, not for what it is.
     if status == 504 and b"deadline" in request.body:
         return None
