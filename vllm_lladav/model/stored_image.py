@@ -6,10 +6,16 @@ pictures, some of which are cached. So they are decoded one after the other, eac
 it is cut into tiles, and let go afterwards.
 """
 
+import ctypes
+from contextlib import suppress
 from io import BytesIO
 
 from PIL import Image
 from vllm.multimodal.image import open_image
+
+LARGE_PIXELS = 2**24
+"""From here on, freed pixels are asked back from the allocator, which takes
+milliseconds and would keep hundreds of megabytes."""
 
 
 class StoredImage(Image.Image):
@@ -46,3 +52,11 @@ class StoredImage(Image.Image):
                 f"pixels, its header says {self._size[0]}x{self._size[1]}"
             )
         return picture
+
+
+def give_back_memory(num_pixels: int) -> None:
+    """Have freed memory returned to the system after images of so many pixels."""
+    if num_pixels < LARGE_PIXELS:
+        return
+    with suppress(OSError, AttributeError):  # glibc has it, others need not.
+        ctypes.CDLL(None).malloc_trim(0)

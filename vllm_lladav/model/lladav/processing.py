@@ -60,7 +60,7 @@ from vllm_lladav.model.lladav.image_modes import (
 )
 from vllm_lladav.model.lladav.prompt import IMAGE_MARK, place_images
 from vllm_lladav.model.lladav.vision import geometry_from_config
-from vllm_lladav.model.stored_image import StoredImage
+from vllm_lladav.model.stored_image import StoredImage, give_back_memory
 
 _EXIF_ORIENTATION = 0x0112
 _VLLM_BACKGROUND = (255, 255, 255)
@@ -299,13 +299,14 @@ class LladavMultiModalProcessor(BaseMultiModalProcessor[LladavProcessingInfo]):
         mode = cast(ImageMode, hf_kwargs["image_mode"])
         dtype = self.info.ctx.model_config.dtype
         geometry = self.info.geometry
+        tiles = [
+            preprocess(_decoded(image), geometry, mode).to(dtype) for image in images
+        ]
+        give_back_memory(sum(image.width * image.height for image in images))
         return BatchFeature(
             {
                 # per image [num_tiles, 3, tile_size, tile_size]
-                "pixel_values": [
-                    preprocess(_decoded(image), geometry, mode).to(dtype)
-                    for image in images
-                ],
+                "pixel_values": tiles,
                 # [num_images, 2] int64: width, height
                 "image_sizes": torch.tensor([image.size for image in images]),
                 # [num_images] int64: index into IMAGE_MODES
