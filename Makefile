@@ -26,8 +26,7 @@ STAMP := $(VENV)/.setup-$(FINGERPRINT)
 .PHONY: help setup serve deploy-check test fuzz bench gpu-check lint clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s
-", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: PYTHON, DEVICE (auto, cpu, cuda), MODEL, HOST, PORT, PRUNING, N, ARGS,"
 	@echo "PYTEST_ARGS"
 
