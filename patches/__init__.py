@@ -20,7 +20,6 @@ PATCHES = (
     "error_responses",
     "chat_tools",
     "media_errors",
-    "image_errors",
     "media_connector",
     "image_uuids",
     "refused_images",

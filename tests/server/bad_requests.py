@@ -46,7 +46,7 @@ def _nested(levels: int) -> list[Any]:
 def _image(name: str, url: str, *mentions: str) -> BadRequest:
     content = [{"type": "image_url", "image_url": {"url": url}}]
     body = small_chat(messages=[{"role": "user", "content": content}])
-    return BadRequest(name, body, ("image_url", url, *mentions))
+    return BadRequest(name, body, ("image_url", *mentions))
 
 
 _SCHEMA = {
@@ -143,7 +143,9 @@ BAD_REQUESTS = [
     _chat("nested_deep", "100 levels", metadata=_nested(100)),
     _chat("many_objects", "at most 2000 lists", messages=[{}] * 3000),
     # Images that cannot be loaded.
-    _image("image_file", "file:///etc/passwd", "allowed-local-media-path"),
+    _image(
+        "image_file", "file:///etc/passwd", "/etc/passwd", "allowed-local-media-path"
+    ),
     _image("image_unreachable", "http://127.0.0.1:1/x.png", "gives no image"),
     _image("image_without_base64", "data:image/png,abc", "base64"),
     _image("image_not_base64", "data:image/png;base64,!!!", "base64"),

@@ -20,8 +20,10 @@ from vllm.config import ModelConfig, VllmConfig
 from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 from vllm.engine import arg_utils
 from vllm.engine.arg_utils import EngineArgs
+from vllm.entrypoints.cli import serve as serve_command
 from vllm.entrypoints.generate.beam_search.online import BeamSearchOnlineMixin
 from vllm.entrypoints.launchers import app as launcher
+from vllm.entrypoints.launchers.api_server import entry
 from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 from vllm.entrypoints.serve.exception_handling import error_response
 from vllm.entrypoints.serve.exception_handling.handlers import http, validation
@@ -29,15 +31,21 @@ from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
 from vllm.exceptions import VLLMValidationError
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 from vllm.multimodal.media.connector import MediaConnector
-from vllm.multimodal.media.image import ImageMediaIO
 from vllm.platforms import current_platform
 from vllm.renderers import hf
 from vllm.utils.network_utils import get_open_zmq_ipc_path
+from vllm.v1.engine import utils as engine_utils
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.core import EngineCore
 from vllm.v1.engine.input_processor import InputProcessor
+from vllm.v1.engine.output_processor import OutputProcessor
+from vllm.v1.executor.abstract import Executor
 from vllm.v1.metrics.loggers import LoggingStatLogger, PrometheusStatLogger
 from vllm.v1.metrics.stats import SchedulerStats
+from vllm.v1.utils import APIServerProcessManager
 from vllm.v1.worker.gpu.block_table import BlockTables
+from vllm.v1.worker.gpu_worker import Worker
+from vllm.v1.worker.worker_base import WorkerWrapperBase
 
 from vllm_lladav.model.lladav.family import LLADAV
 from vllm_lladav.patches.cpu_waiting import RECENTLY_S
@@ -49,7 +57,6 @@ WRAPPED: list[tuple[Any, str]] = [
     (EngineArgs, "create_engine_config"),
     (arg_utils, "get_model_path"),
     (hf, "resolve_chat_template"),
-    (ImageMediaIO, "load_bytes"),
     (MediaConnector, "load_from_url"),
     (MediaConnector, "load_from_url_async"),
     (Request, "json"),
@@ -62,6 +69,20 @@ WRAPPED: list[tuple[Any, str]] = [
     (OpenAIServingResponses, "_generate_with_builtin_tools"),
     (InputProcessor, "process_inputs"),
     (AsyncLLM, "generate"),
+    (AsyncLLM, "shutdown"),
+    (AsyncLLM, "check_admission"),
+    (AsyncLLM, "abort"),
+    (OutputProcessor, "abort_requests"),
+    (entry, "build_and_serve"),
+    (serve_command, "launch_core_engines"),
+    (APIServerProcessManager, "shutdown"),
+    (engine_utils.CoreEngineProcManager, "shutdown"),
+    (engine_utils, "wait_for_engine_startup"),
+    (EngineCore, "_initialize_kv_caches"),
+    (Worker, "load_model"),
+    (Executor, "__init__"),
+    (WorkerWrapperBase, "init_device"),
+    (OpenAIServingResponses, "create_responses"),
     (BeamSearchOnlineMixin, "beam_search"),
     (ModelConfig, "get_diff_sampling_param"),
     (LoggingStatLogger, "__init__"),
