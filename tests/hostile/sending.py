@@ -34,6 +34,9 @@ IDLE = (
     "vllm:kv_cache_usage_perc",
 )
 """Gauges that are 0 when nobody asks anything."""
+RECEIVED = "lladav:requests_received_total"
+ENDED = "lladav:requests_ended_total"
+"""Counters, which are equal then."""
 
 
 @dataclass
@@ -88,9 +91,17 @@ class Run:
         url: of the server.
         pid: of its first process.
         grammar: that makes the requests.
+        health_seconds: that ``/health`` may take.
     """
 
-    def __init__(self, url: str, pid: int, grammar: Grammar) -> None:
+    def __init__(
+        self,
+        url: str,
+        pid: int,
+        grammar: Grammar,
+        health_seconds: float = HEALTH_SECONDS,
+    ) -> None:
+        self._health_seconds = health_seconds
         self._url = url
         self._pid = pid
         self._grammar = grammar
@@ -205,7 +216,7 @@ class Run:
 
     async def _check_end(self) -> None:
         """Nothing is left, and the answers are what they were."""
-        if self.seen.worst_health > HEALTH_SECONDS:
+        if self.seen.worst_health > self._health_seconds:
             beside = ", ".join(map(str, sorted(self.seen.beside_worst_health)))
             fault = f"/health took {self.seen.worst_health:.2f} s beside {beside}"
             self.seen.blame(-1, fault)
@@ -224,11 +235,20 @@ class Run:
     async def _left(self) -> dict[str, float]:
         async with self._session.get(f"{self._url}/metrics") as response:
             lines = (await response.text()).splitlines()
-        return {
-            line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
-            for line in lines
-            if line.startswith(IDLE)
+        values = {
+            name: float(value)
+            for name, _, value in (line.rpartition(" ") for line in lines)
+            if name and not name.startswith("#")
         }
+
+        def total(prefix: str) -> float:
+            return sum(
+                value for name, value in values.items() if name.startswith(prefix)
+            )
+
+        left = {name: value for name, value in values.items() if name.startswith(IDLE)}
+        left["requests without an outcome"] = total(RECEIVED) - total(ENDED)
+        return left
 
 
 def memory_of(pid: int) -> int:
