@@ -116,15 +116,19 @@ def _stumble(found: Any, body: Any, loc: Any, error: Exception) -> dict[str, Any
     }
     # Short, because it is tried as often as it has fields.
     fields = _shortened(body) if isinstance(body, dict) else {}
+    required = None
     for name in list(fields)[:MOST_FIELDS]:
         try:
             _, faults = found({key: fields[key] for key in fields if key != name})
         except Exception:  # Stumbles over another one, or misses this one first.
             continue
-        if any(other["loc"] == (*loc, name) for other in faults):
-            continue
-        return {**fault, "loc": (*loc, name), "input": body[name]}
-    return fault
+        if not any(other["loc"] == (*loc, name) for other in faults):
+            return {**fault, "loc": (*loc, name), "input": body[name]}
+        # Without it nothing else may have been looked at.
+        required = required or name
+    if required is None:
+        return fault
+    return {**fault, "loc": (*loc, required), "input": body[required]}
 
 
 def _shortened(value: Any) -> Any:

@@ -192,7 +192,8 @@ class Grammar:
         body[name] = value
         if name != "stream" and random.random() < 0.25:
             body["stream"] = True
-        names = (name, *ALSO_CALLED.get(name, ()))
+        inner = map(str, value) if isinstance(value, dict) else ()
+        names = (name, *ALSO_CALLED.get(name, ()), *inner)
         # The rest of a body that is made by its schema may be at fault, too.
         is_known = path.removesuffix("/render") in BASES and path not in REFUSING
         if name == "vllm_xargs" or not is_known:

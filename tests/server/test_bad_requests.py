@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad input is refused with HTTP 400 and the name of what is wrong."""
 
+import http.client
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 import requests
@@ -91,6 +94,7 @@ def test_completion(
             b'{"prompt": "w1", "structured_outputs": 5}',
             ("structured_outputs",),
         ),
+        ("v1/chat/completions", b'{"messages": 0.5}', ("body.messages",)),
         ("v1/systemone", b'{"state": "w1", "questions": {}}', ("does not support",)),
         (
             "v1/responses",
@@ -155,3 +159,35 @@ def test_bad_requests_leave_others_alone(
     for answer in good:
         token_ids = answer.result().choices[0].to_dict()["token_ids"]
         assert token_ids == list(case.output_ids)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/invocations"])
+def test_body_that_is_announced_too_large(server: ServerProcess, path: str) -> None:
+    """It is refused before any of it has come."""
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+    connection.putrequest("POST", path)
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(65 << 20))
+    connection.endheaders()
+    _assert_too_large(connection)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/invocations"])
+def test_body_that_does_not_end(server: ServerProcess, path: str) -> None:
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+    connection.putrequest("POST", path)
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Transfer-Encoding", "chunked")
+    connection.endheaders()
+    chunk = b"100000\r\n" + b" " * (1 << 20) + b"\r\n"
+    with suppress(ConnectionError):  # The server may hang up once it has answered.
+        for _ in range(65):
+            connection.send(chunk)
+    _assert_too_large(connection)
+
+
+def _assert_too_large(connection: http.client.HTTPConnection) -> None:
+    response = connection.getresponse()
+    assert response.status == 413
+    message = json.loads(response.read())["error"]["message"]
+    assert "64 MiB (--max-body-mib)" in message

@@ -230,6 +230,9 @@ class ServerOptions(RequestOptions):
         Integer(),
         "/health answers 503 while the engine has not finished a step for so long",
     )
+    max_body_mib: int = _server_option(
+        64, Integer(most=1024), "largest body of a request, in MiB, images included"
+    )
     max_image_pixels: int = _server_option(
         2**26,
         Integer(),

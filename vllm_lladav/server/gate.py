@@ -21,6 +21,7 @@ from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddlew
 
 from vllm_lladav.model.families import is_ours
 from vllm_lladav.options.reading import server_of
+from vllm_lladav.server.body import bounded
 from vllm_lladav.server.deadline import num_slots
 from vllm_lladav.server.draining import ShuttingDownError
 from vllm_lladav.server.outcomes import (
@@ -48,6 +49,7 @@ class Gate:
       under ``/v1`` and some more.
     - ``/health`` is a 503 while the server ends and while the engine does not get on.
     - While the server ends, requests to generate are a 503.
+    - Bodies are read up to ``--max-body-mib``.
     - Every request to generate is counted, and what became of it.
     """
 
@@ -87,6 +89,8 @@ class Gate:
     ) -> None:
         traffic = traffic_of(engine)
         path = _path(scope)
+        most = server_of(engine.vllm_config).max_body_mib << 20
+        receive = bounded(scope, receive, most)
         if path in HEALTH and (reason := _sickness(traffic)):
             await _send_error(HTTPStatus.SERVICE_UNAVAILABLE, reason, scope, send)
         elif path in GENERATING and scope["method"] == "POST":
