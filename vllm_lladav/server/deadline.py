@@ -16,7 +16,7 @@ from vllm.exceptions import (
 from vllm_lladav.options.kinds import OptionError
 from vllm_lladav.options.options import SERVER_OPTIONS, ServerOptions
 from vllm_lladav.server.draining import ShuttingDownError
-from vllm_lladav.server.traffic import traffic_of
+from vllm_lladav.server.traffic import num_slots, traffic_of
 
 NAME = "deadline_seconds"
 """Of the option, in ``vllm_xargs`` and of the server."""
@@ -44,13 +44,6 @@ class TooBusyError(GracefulHTTPError):
             "different instance.",
             HTTPStatus.SERVICE_UNAVAILABLE,
         )
-
-
-def num_slots(vllm_config: Any) -> int:
-    """Requests that run at once, in all engines."""
-    ranks: int = vllm_config.parallel_config.data_parallel_size
-    slots: int = ranks * vllm_config.scheduler_config.max_num_seqs
-    return slots
 
 
 def check_in_time(engine: Any, seconds: float) -> None:

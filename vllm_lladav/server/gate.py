@@ -22,7 +22,6 @@ from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddlew
 from vllm_lladav.model.families import is_ours
 from vllm_lladav.options.reading import server_of
 from vllm_lladav.server.body import bounded
-from vllm_lladav.server.deadline import num_slots
 from vllm_lladav.server.draining import ShuttingDownError
 from vllm_lladav.server.outcomes import (
     GENERATING,
@@ -33,7 +32,7 @@ from vllm_lladav.server.outcomes import (
     with_retry_after,
 )
 from vllm_lladav.server.pulse import feel_pulse
-from vllm_lladav.server.traffic import Traffic, traffic_of
+from vllm_lladav.server.traffic import Traffic, num_slots, traffic_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send

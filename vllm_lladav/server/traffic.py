@@ -30,3 +30,10 @@ def traffic_of(engine: Any) -> Traffic:
         engine.lladav_traffic = Traffic()
     traffic: Traffic = engine.lladav_traffic
     return traffic
+
+
+def num_slots(vllm_config: Any) -> int:
+    """Requests that run at once, in all engines."""
+    ranks: int = vllm_config.parallel_config.data_parallel_size
+    slots: int = ranks * vllm_config.scheduler_config.max_num_seqs
+    return slots
