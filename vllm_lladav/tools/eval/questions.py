@@ -71,15 +71,16 @@ def read_questions(path: Path, limit: int | None = None) -> list[Question]:
 def messages(question: Question) -> list[dict[str, Any]]:
     """OpenAI messages with the question's picture and text.
 
-    The picture gets a name of its own every time, under which vLLM would cache what is
-    made of it: no setting may find the pictures of the one before.
+    The picture's file is another one every time: vLLM caches what is made of a file by
+    its bytes, and no setting may find the pictures of the one before. What stands
+    behind the end of an image no decoder looks at.
     """
     kind = mimetypes.guess_type(question.image)[0] or "image/png"
-    data = base64.b64encode(question.image.read_bytes()).decode()
+    file = question.image.read_bytes() + uuid.uuid4().bytes
+    data = base64.b64encode(file).decode()
     picture = {
         "type": "image_url",
         "image_url": {"url": f"data:{kind};base64,{data}"},
-        "uuid": uuid.uuid4().hex,
     }
     text = {"type": "text", "text": question.text}
     return [{"role": "user", "content": [picture, text]}]
