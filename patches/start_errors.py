@@ -5,8 +5,8 @@ Why: what is wrong with a checkpoint is found in a worker, and what is wrong wit
 memory in the engine core. The server's own last words are "Engine core initialization
 failed. See root cause above", hundreds of lines below it.
 How: wraps ``Worker.load_model`` and ``EngineCore._initialize_kv_caches``, which leave
-the error in a file whose name all processes inherit, and ``wait_for_engine_startup``,
-which adds it to vLLM's.
+the error in a file whose name the engine's processes inherit from
+``CoreEngineProcManager``, and ``wait_for_engine_startup``, which adds it to vLLM's.
 Affects: our models only; errors get longer, and stay of their type.
 Can go: when vLLM's processes report the cause.
 """
@@ -31,8 +31,12 @@ def apply() -> None:
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.worker.gpu_worker import Worker
 
-    name = f"lladav-start-{secrets.token_hex(8)}"
-    os.environ.setdefault(FILE, str(Path(tempfile.gettempdir()) / name))
+    @wrap(utils.CoreEngineProcManager, "__init__")
+    def start_engine(init: Any, self: Any, *args: Any, **kwargs: Any) -> None:
+        # Another name for every engine: what became of others is not its cause.
+        name = f"lladav-start-{secrets.token_hex(8)}"
+        os.environ[FILE] = str(Path(tempfile.gettempdir()) / name)
+        init(self, *args, **kwargs)
 
     @wrap(Worker, "load_model")
     def load_model(load: Any, self: Any, *args: Any, **kwargs: Any) -> None:
@@ -60,7 +64,7 @@ def _left_behind(vllm_config: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if is_ours(vllm_config.model_config):
+        if is_ours(vllm_config.model_config) and FILE in os.environ:
             # The first one is the cause; the disk may be full.
             with suppress(OSError), open(os.environ[FILE], "x") as file:
                 file.write(f"{type(error).__name__}: {error}")
@@ -68,7 +72,7 @@ def _left_behind(vllm_config: Any) -> Iterator[None]:
 
 
 def _read_once() -> str | None:
-    path = Path(os.environ[FILE])
+    path = Path(os.environ.get(FILE, ""))
     with suppress(OSError):
         text = path.read_text()
         path.unlink()

@@ -76,6 +76,7 @@ WRAPPED: list[tuple[Any, str]] = [
     (entry, "build_and_serve"),
     (serve_command, "launch_core_engines"),
     (APIServerProcessManager, "shutdown"),
+    (engine_utils.CoreEngineProcManager, "__init__"),
     (engine_utils.CoreEngineProcManager, "shutdown"),
     (engine_utils, "wait_for_engine_startup"),
     (EngineCore, "_initialize_kv_caches"),
