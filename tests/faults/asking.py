@@ -12,13 +12,6 @@ import requests
 
 from tests.server.client import Json, small_chat
 
-ENDLESS: Json = {
-    "vllm_xargs": {"gen_length": 1024, "block_length": 8, "steps": 1024},
-    "max_tokens": 1024,
-    "ignore_eos": True,
-}
-"""A request that runs for longer than any test."""
-
 SHORT: Json = {
     "vllm_xargs": {"gen_length": 128, "block_length": 8, "steps": 128},
     "max_tokens": 128,

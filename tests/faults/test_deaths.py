@@ -10,8 +10,8 @@ import psutil
 import pytest
 import requests
 
-from tests.faults.asking import ENDLESS, SHORT, Asking
-from tests.server.client import small_chat
+from tests.faults.asking import SHORT, Asking
+from tests.server.client import ENDLESS, greedy_tokens
 from tests.server.metrics import wait_for_metrics
 from tests.server.process import ServerProcess, running_server
 
@@ -66,7 +66,7 @@ def test_standing_still_is_noticed_and_overcome(
     """``/health`` says so while a process of the engine is stopped in a step, and
     nothing is lost once it goes on."""
     url = watched_server.url
-    before = _tokens(url)
+    before = greedy_tokens(url)
     with Asking(url, 2, **SHORT) as asking:
         _wait_until(watched_server, lambda v: v["vllm:num_requests_running"] == 2)
         (stopped,) = watched_server.processes(title)
@@ -79,7 +79,7 @@ def test_standing_still_is_noticed_and_overcome(
             stopped.resume()
         assert _health_becomes(url, 200) < 10
     assert [(r.status, r.error) for r in asking.replies] == [(200, None)] * 2
-    assert _tokens(url) == before
+    assert greedy_tokens(url) == before
 
 
 def _wait_until(
@@ -96,12 +96,3 @@ def _health_becomes(url: str, status: int) -> float:
             break
         time.sleep(0.1)
     return time.monotonic() - start
-
-
-def _tokens(url: str) -> list[int]:
-    body = small_chat(
-        max_tokens=32, ignore_eos=True, return_token_ids=True, vllm_xargs={}
-    )
-    response = requests.post(f"{url}/v1/chat/completions", json=body, timeout=60)
-    token_ids: list[int] = response.json()["choices"][0]["token_ids"]
-    return token_ids

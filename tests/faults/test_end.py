@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests.faults.asking import ENDLESS, SHORT, Asking
-from tests.server.client import small_chat
+from tests.faults.asking import SHORT, Asking
+from tests.server.client import ENDLESS, small_chat
 from tests.server.metrics import wait_for_metrics
 from tests.server.process import running_server
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 import requests
 from PIL import Image
 
-from tests.server.client import Json, small_chat, user_message
+from tests.server.client import ENDLESS, Json, greedy_tokens, small_chat, user_message
 from tests.server.metrics import wait_for_metrics
 
 MOST_WAIT_S = 1.2
@@ -23,7 +23,7 @@ GAUGES = (
     "vllm:kv_cache_usage_perc",
 )
 
-_LONG: Json = {"gen_length": 1024, "block_length": 8, "steps": 1024}
+_LONG = ENDLESS["vllm_xargs"]
 KINDS: dict[str, Json] = {
     "exact": {**_LONG, "prune_rate": 0},
     "pruned": {**_LONG, "prune_rate": 0.75, "prune_layer": 1},
@@ -39,7 +39,7 @@ def cancel_in_every_phase(url: str, number: int, seed: int) -> None:
     """Send ``number`` requests with pictures of their own, more at a time than the
     server runs, and hang up on each at a random moment. Everything is free afterwards,
     and answers are what they were."""
-    before = _tokens(url)
+    before = greedy_tokens(url)
     rng = random.Random(seed)
     plans = [
         (rng.choice(list(KINDS)), rng.random() < 0.5, MOST_WAIT_S * rng.random(), index)
@@ -48,7 +48,7 @@ def cancel_in_every_phase(url: str, number: int, seed: int) -> None:
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(lambda plan: _leave(url, *plan), plans))
     # Gauges are set by steps, and none need follow the last client that left.
-    assert _tokens(url) == before
+    assert greedy_tokens(url) == before
     values = wait_for_metrics(url, lambda values: not any(map(values.get, GAUGES)))
     assert [values[name] for name in GAUGES] == [0, 0, 0]
 
@@ -60,9 +60,7 @@ def _leave(url: str, kind: str, stream: bool, seconds: float, index: int) -> Non
     body = small_chat(
         messages=[user_message("w5", png.getvalue())],
         stream=stream,
-        max_tokens=1024,
-        ignore_eos=True,
-        vllm_xargs=KINDS[kind],
+        **{**ENDLESS, "vllm_xargs": KINDS[kind]},
     )
     path = f"{url}/v1/chat/completions"
     leaves_at = time.monotonic() + seconds
@@ -74,12 +72,3 @@ def _leave(url: str, kind: str, stream: bool, seconds: float, index: int) -> Non
         for _ in response.iter_lines():
             if time.monotonic() > leaves_at:
                 return
-
-
-def _tokens(url: str) -> list[int]:
-    body = small_chat(
-        max_tokens=32, ignore_eos=True, return_token_ids=True, vllm_xargs={}
-    )
-    response = requests.post(f"{url}/v1/chat/completions", json=body, timeout=60)
-    token_ids: list[int] = response.json()["choices"][0]["token_ids"]
-    return token_ids

@@ -29,6 +29,13 @@ def is_served_exactly(case: GoldenCase) -> bool:
     )
 
 
+ENDLESS: Json = {
+    "vllm_xargs": {"gen_length": 1024, "block_length": 8, "steps": 1024},
+    "max_tokens": 1024,
+    "ignore_eos": True,
+}
+"""Fields of a request that runs for much longer than its client waits."""
+
 EXACT_CASES = [name for name, case in load_cases().items() if is_served_exactly(case)]
 TEXT_CASES = [name for name in EXACT_CASES if not load_cases()[name].images]
 
@@ -125,6 +132,16 @@ def post(url: str, path: str, body: Json) -> requests.Response:
         headers={"Content-Type": "application/json"},
         timeout=60,
     )
+
+
+def greedy_tokens(url: str) -> list[int]:
+    """Of the answer to a request that is always the same."""
+    body = small_chat(
+        max_tokens=32, ignore_eos=True, return_token_ids=True, vllm_xargs={}
+    )
+    response = post(url, "chat/completions", body)
+    token_ids: list[int] = response.json()["choices"][0]["token_ids"]
+    return token_ids
 
 
 def assert_refused(response: requests.Response, *mentions: str) -> None:

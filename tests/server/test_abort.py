@@ -7,22 +7,15 @@ import pytest
 import requests
 
 from tests.server.cancelling import cancel_in_every_phase
-from tests.server.client import Json, small_chat
+from tests.server.client import ENDLESS, small_chat
 from tests.server.metrics import is_idle, read_metrics, wait_for_metrics
 from tests.server.process import ServerProcess
-
-LONG: Json = {
-    "vllm_xargs": {"gen_length": 1024, "block_length": 8, "steps": 1024},
-    "max_tokens": 1024,
-    "ignore_eos": True,
-}
-"""A request that runs for much longer than its client waits."""
 
 
 def test_disconnecting_in_mid_stream_frees_everything(server: ServerProcess) -> None:
     """Work on the request ends, and its KV blocks are free again."""
     before = wait_for_metrics(server.url, is_idle)
-    body = small_chat(stream=True, **LONG)
+    body = small_chat(stream=True, **ENDLESS)
     url = f"{server.url}/v1/chat/completions"
     with requests.post(url, json=body, stream=True, timeout=60) as response:
         lines = response.iter_lines()
@@ -39,7 +32,7 @@ def test_giving_up_on_a_whole_answer_frees_everything(server: ServerProcess) -> 
     before = wait_for_metrics(server.url, is_idle)
     url = f"{server.url}/v1/chat/completions"
     with pytest.raises(requests.ReadTimeout):
-        requests.post(url, json=small_chat(**LONG), timeout=1)
+        requests.post(url, json=small_chat(**ENDLESS), timeout=1)
     _assert_idle(server, before.get("lladav:denoising_steps_total", 0))
 
 
@@ -47,7 +40,7 @@ def test_reader_that_does_not_read_holds_nobody_up(server: ServerProcess) -> Non
     """Nor anything, once it is gone."""
     before = wait_for_metrics(server.url, is_idle)
     url = f"{server.url}/v1/chat/completions"
-    body = small_chat(stream=True, **LONG)
+    body = small_chat(stream=True, **ENDLESS)
     with requests.post(url, json=body, stream=True, timeout=60):
         answer = requests.post(url, json=small_chat(), timeout=30)
         assert answer.status_code == 200
@@ -65,6 +58,6 @@ def _assert_idle(server: ServerProcess, steps_before: float) -> None:
     assert after["vllm:num_requests_waiting"] == 0
     assert after["vllm:kv_cache_usage_perc"] == 0
     steps = after["lladav:denoising_steps_total"]
-    assert 0 < steps - steps_before < LONG["vllm_xargs"]["steps"]
+    assert 0 < steps - steps_before < ENDLESS["vllm_xargs"]["steps"]
     time.sleep(0.5)
     assert read_metrics(server.url)["lladav:denoising_steps_total"] == steps

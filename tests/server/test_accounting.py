@@ -8,15 +8,10 @@ from contextlib import suppress
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.server.client import Json, small_chat
+from tests.server.client import ENDLESS, Json, small_chat
 from tests.server.metrics import is_idle, wait_for_metrics
 from tests.server.process import ServerProcess
 
-ENDLESS: Json = {
-    "vllm_xargs": {"gen_length": 1024, "block_length": 8, "steps": 1024},
-    "max_tokens": 1024,
-    "ignore_eos": True,
-}
 LATE: Json = {
     **ENDLESS,
     "vllm_xargs": {**ENDLESS["vllm_xargs"], "deadline_seconds": 0.5},

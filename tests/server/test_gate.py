@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.faults.asking import ENDLESS
-from tests.server.client import small_chat
+from tests.server.client import ENDLESS, small_chat
 from tests.server.process import ServerProcess, running_server
 
 KEY = {"Authorization": "Bearer secret"}
