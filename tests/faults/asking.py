@@ -13,6 +13,7 @@ import requests
 from tests.server.client import Json, small_chat
 
 SHORT: Json = {
+    "messages": [{"role": "user", "content": "w7 " * 30}],
     "vllm_xargs": {"gen_length": 128, "block_length": 8, "steps": 128},
     "max_tokens": 128,
     "ignore_eos": True,

@@ -57,16 +57,19 @@ def _leave(url: str, kind: str, stream: bool, seconds: float, index: int) -> Non
     picture = Image.linear_gradient("L").rotate(index).resize((120 + index % 80, 90))
     png = io.BytesIO()
     picture.save(png, "PNG")
-    body = small_chat(
-        messages=[user_message("w5", png.getvalue())],
-        stream=stream,
-        **{**ENDLESS, "vllm_xargs": KINDS[kind]},
-    )
+    fields: Json = {
+        **ENDLESS,
+        "messages": [user_message("w5", png.getvalue())],
+        "vllm_xargs": KINDS[kind],
+        "stream": stream,
+    }
     path = f"{url}/v1/chat/completions"
     leaves_at = time.monotonic() + seconds
     with (
         suppress(requests.RequestException),
-        requests.post(path, json=body, stream=True, timeout=seconds) as response,
+        requests.post(
+            path, json=small_chat(**fields), stream=True, timeout=seconds
+        ) as response,
     ):
         assert response.status_code == 200, response.text
         for _ in response.iter_lines():

@@ -20,7 +20,7 @@ LATE: Json = {
 
 def test_in_is_out(server: ServerProcess) -> None:
     """Also for requests that never get to the engine, and for clients that leave."""
-    before = _counts(server.url)
+    before = _counts_at_rest(server.url)
     for stream in (False, True):
         _ask(server, stream=stream)
         _ask(server, stream=stream, vllm_xargs={"steps": 0})
@@ -43,7 +43,7 @@ def test_in_is_out(server: ServerProcess) -> None:
 
 def test_leaving_while_images_are_read_is_an_abort(server: ServerProcess) -> None:
     """The client is gone before the engine heard of the request."""
-    before = _counts(server.url)
+    before = _counts_at_rest(server.url)
     url = f"{server.url}/v1/chat/completions"
     body = small_chat()
     for _ in range(20):
@@ -101,10 +101,20 @@ def _settled(url: str, before: Counter[str], received: int) -> Counter[str]:
     while True:
         counted = _counts(url)
         counted.subtract(before)
-        ended = sum(counted[o] for o in ("finished", "refused", "aborted", "failed"))
-        if ended == received or time.monotonic() > deadline:
+        if _ended(counted) == received or time.monotonic() > deadline:
             return counted
         time.sleep(0.1)
+
+
+def _counts_at_rest(url: str) -> Counter[str]:
+    """What was counted once no request of an earlier test is left."""
+    wait_for_metrics(url, is_idle)
+    counts = _counts(url)
+    return _settled(url, Counter(), received=counts["received"])
+
+
+def _ended(counts: Counter[str]) -> int:
+    return sum(counts[o] for o in ("finished", "refused", "aborted", "failed"))
 
 
 def _counts(url: str) -> Counter[str]:
