@@ -19,7 +19,13 @@ from vllm import SamplingParams
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
-from tests.golden.cases import GoldenCase, cache_args, is_prompt_cache, pruning_args
+from tests.golden.cases import (
+    GoldenCase,
+    cache_args,
+    is_prompt_cache,
+    pruning_args,
+    stop_args,
+)
 from vllm_lladav.scheduler.scheduler import DenoisingScheduler
 from vllm_lladav.tools.engine import denoising_state, engine_core, start_engine
 from vllm_lladav.worker.ending_step import EndingStep
@@ -66,6 +72,7 @@ def sampling_of(case: GoldenCase, **changes: Any) -> SamplingParams:
             "steps": generate.steps,
             "generation_suffix": generate.generation_suffix,
             "cfg_scale": generate.cfg_scale,
+            **stop_args(case),
             **cache_args(case),
             **pruning_args(case),
         },

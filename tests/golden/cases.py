@@ -204,6 +204,11 @@ def cache_args(case: GoldenCase) -> dict[str, Any]:
     return {"cache": "prompt", "refresh_interval": interval}
 
 
+def stop_args(case: GoldenCase) -> dict[str, Any]:
+    """How the official code looks for the case's stops."""
+    return {"stop_search": "tokens"} if case.generate.stopping_criteria else {}
+
+
 def pruning_args(case: GoldenCase) -> dict[str, Any]:
     """The case's pruning as request arguments of the engine; off if it has none."""
     if case.prune is None:

@@ -58,7 +58,6 @@ _TOOL = {
     "function": {"name": "look", "parameters": {"type": "object", "properties": {}}},
 }
 
-_OPEN: Json = {"vllm_xargs": {}}  # The length is left to max_tokens.
 _SAMPLING: Json = {"temperature": 1}  # Without it, vLLM ignores top_p and the like.
 
 BAD_REQUESTS = [
@@ -101,8 +100,7 @@ BAD_REQUESTS = [
     # Length and temperature.
     _chat("max_tokens_zero", max_tokens=0),
     _chat("max_tokens_negative", max_tokens=-1),
-    _chat("max_tokens_past_limit", "max_tokens", "1024", max_tokens=1025, **_OPEN),
-    _chat("max_tokens_past_context", max_tokens=100_000, **_OPEN),
+    _chat("max_tokens_past_context", max_tokens=100_000, vllm_xargs={}),
     _chat("temperature_nan", temperature=float("nan")),
     _chat("temperature_infinite", temperature=float("inf")),
     _chat("temperature_negative", temperature=-0.5),
@@ -126,7 +124,10 @@ BAD_REQUESTS = [
     _chat("bad_words", bad_words=["w1"]),
     _chat("allowed_token_ids", allowed_token_ids=[5, 6]),
     _chat(
-        "include_stop", "include_stop_str_in_output", include_stop_str_in_output=True
+        "include_stop",
+        "include_stop_str_in_output",
+        include_stop_str_in_output=True,
+        stop_token_ids=[5],
     ),
     # What no message to the engine can hold, and what validators stumble over.
     _chat("structured_outputs_number", structured_outputs=5),

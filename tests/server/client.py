@@ -11,7 +11,7 @@ from openai import OpenAI
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
-from tests.golden.cases import GoldenCase, load_cases, pruning_args
+from tests.golden.cases import GoldenCase, load_cases, pruning_args, stop_args
 
 MODEL = "lladav"
 
@@ -67,6 +67,7 @@ def denoising_args(case: GoldenCase) -> Json:
         "gen_length": args.gen_length,
         "block_length": args.block_length,
         "steps": args.steps,
+        **stop_args(case),
         **pruning_args(case),
     }
     if args.generation_suffix is not None:

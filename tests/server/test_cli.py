@@ -28,6 +28,7 @@ def test_help_lists_the_flags_in_their_own_group() -> None:
         "--block-length",
         "--tokens-per-step",
         "--remasking",
+        "--stop-search",
         "--max-gen-length",
         "--confidence-threshold",
         "--confidence-factor",

@@ -82,6 +82,14 @@ def test_max_tokens_is_the_length(
     assert counted["lladav:canvas_positions_total"] == 10 * canvas
 
 
+def test_max_tokens_is_a_bound(client: OpenAI) -> None:
+    """Clients that send one for any model get what there is room for."""
+    body = {"ignore_eos": True, "vllm_xargs": {"steps": 8}}
+    answer = ask(client, max_tokens=4096, extra_body=body)
+    assert num_tokens(answer) == 1024
+    assert answer.choices[0].finish_reason == "length"
+
+
 def test_max_tokens_cuts_a_longer_canvas(client: OpenAI) -> None:
     """``gen_length`` shapes the canvas, ``max_tokens`` what is returned of it."""
     xargs = {"gen_length": 16, "steps": 4}

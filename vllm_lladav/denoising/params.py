@@ -27,7 +27,8 @@ class DenoisingParams(DenoisingOptions):
         top_p: and from the most likely ones that hold this share of the probability.
         seed: of the noise; of no meaning where nothing is random.
         stop_sequences: token sequences that end the answer where they stand in
-            the canvas, in the order of the request.
+            the canvas, in the order of the request. Stop strings that are looked for
+            in the text are not among them: they are vLLM's detokenizer's.
         stops: the same as the client sent them: strings and token ids.
         end_token_id: ends the answer like a stop sequence; None to go on.
         suffix_token_ids: fixed tokens behind the canvas, returned after the answer.
@@ -78,13 +79,6 @@ class DenoisingParams(DenoisingOptions):
     def follows_blocks(self) -> bool:
         """Whether what a step computes depends on the block and on the stop."""
         return self.cache in ("prefix", "dual")
-
-    @property
-    def num_sequences(self) -> int:
-        """What runs in every step: with guidance, the unconditional twin too, whose
-        prompt is the mask embedding throughout. Logits ``l`` then become
-        ``u + (cfg_scale + 1) * (l - u)``, where ``u`` are the twin's."""
-        return 2 if self.cfg_scale else 1
 
     @cached_property
     def num_tail_tokens(self) -> int:

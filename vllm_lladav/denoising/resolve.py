@@ -22,6 +22,7 @@ def resolve(
     values: Mapping[str, Any],
     num_layers: int | None,
     max_tokens: int | None = None,
+    most: int | None = None,
     **sampling: Any,
 ) -> DenoisingParams:
     """
@@ -31,13 +32,17 @@ def resolve(
         num_layers: decoder layers of the model; None if that is not known, which
             leaves layers unchecked and pruning after the first one by default.
         max_tokens: that the client sent; None if it sent none.
+        most: canvas positions that there is room for, at least 1. A canvas whose length
+            the client did not set is no longer than that, nor than the server allows.
         sampling: further fields of :class:`DenoisingParams`, over the options.
 
     Raises:
         OptionError: naming the option, its value and what is allowed.
     """
     options = read_request(server, values)
-    lengths = _lengths(options, max_tokens, server)
+    longest = server.max_gen_length
+    most = longest if most is None else min(most, longest)
+    lengths = _lengths(options, max_tokens, server, most)
     inherited = {
         item.name: getattr(options, item.name) for item in fields(DenoisingOptions)
     }
@@ -48,37 +53,15 @@ def resolve(
 
 
 def _lengths(
-    options: RequestOptions, max_tokens: int | None, server: ServerOptions
+    options: RequestOptions, max_tokens: int | None, server: ServerOptions, most: int
 ) -> dict[str, int]:
-    """gen_length, block_length, steps and max_answer_tokens.
-
-    What the client set is taken as it is or refused. What follows from
-    ``max_tokens`` alone is rounded up where it does not divide, and the answer
-    is cut.
-    """
-    is_set = "gen_length" in options.given
-    name = "gen_length" if is_set else "max_tokens"
+    """gen_length, block_length, steps and max_answer_tokens."""
     wanted = options.gen_length if max_tokens is None else max_tokens
-    gen_length = options.gen_length if is_set else wanted
-    longest = server.max_gen_length
-    if not 1 <= gen_length <= longest:
-        allowed = f"at least 1 and at most {longest} (--max-gen-length)"
-        raise refused(name, allowed, gen_length)
-    block_length = options.block_length
-    if "block_length" not in options.given:
-        block_length = min(block_length, gen_length)
-    if is_set and gen_length % block_length:
-        allowed = f"a divisor of gen_length ({gen_length})"
-        raise refused("block_length", allowed, block_length)
-    num_blocks = -(-gen_length // block_length)
-    answer_len = min(wanted, gen_length)
-    gen_length = num_blocks * block_length
-    if gen_length > longest:
-        allowed = (
-            f"one with which {name} ({answer_len}), rounded up to whole blocks, is "
-            f"at most {longest} (--max-gen-length)"
-        )
-        raise refused("block_length", allowed, block_length)
+    if "gen_length" in options.given:
+        gen_length, block_length = _canvas_asked_for(options, server)
+    else:
+        gen_length, block_length = _canvas_for(wanted, options, most)
+    num_blocks = gen_length // block_length
     steps = options.steps
     if steps is None:
         steps = -(-block_length // server.tokens_per_step) * num_blocks
@@ -93,8 +76,40 @@ def _lengths(
         "block_length": block_length,
         # A step that finds no mask left in its block changes nothing.
         "steps": min(steps // num_blocks, block_length) * num_blocks,
-        "max_answer_tokens": answer_len,
+        "max_answer_tokens": min(wanted, gen_length),
     }
+
+
+def _canvas_asked_for(
+    options: RequestOptions, server: ServerOptions
+) -> tuple[int, int]:
+    """gen_length and block_length of a client that set the former: taken as they are,
+    or refused."""
+    gen_length, block_length = options.gen_length, options.block_length
+    if not 1 <= gen_length <= server.max_gen_length:
+        allowed = f"at least 1 and at most {server.max_gen_length} (--max-gen-length)"
+        raise refused("gen_length", allowed, gen_length)
+    if "block_length" not in options.given:
+        block_length = min(block_length, gen_length)
+    if gen_length % block_length:
+        allowed = f"a divisor of gen_length ({gen_length})"
+        raise refused("block_length", allowed, block_length)
+    return gen_length, block_length
+
+
+def _canvas_for(wanted: int, options: RequestOptions, most: int) -> tuple[int, int]:
+    """gen_length and block_length for an answer of ``wanted`` tokens: the fewest blocks
+    that hold it, or as many as ``most`` positions hold, since ``max_tokens`` is no more
+    than a bound."""
+    if wanted < 1:
+        raise refused("max_tokens", "at least 1", wanted)
+    block_length = options.block_length
+    if "block_length" not in options.given:
+        block_length = min(block_length, wanted, most)
+    if block_length > most:
+        raise refused("block_length", f"at most {most}, what fits", block_length)
+    num_blocks = min(-(-wanted // block_length), most // block_length)
+    return num_blocks * block_length, block_length
 
 
 def _pruning(

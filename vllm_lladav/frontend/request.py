@@ -10,7 +10,7 @@ the engine core and the workers read the result with
 
 import math
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.denoising.resolve import resolve as resolve_options
 from vllm_lladav.options.kinds import OptionError
 from vllm_lladav.options.options import ServerOptions
+from vllm_lladav.options.reading import read_request
 
 MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1
 """What an int64 holds. Sample i of a request gets ``seed + i``."""
@@ -30,7 +31,7 @@ MAX_STOPS = 32
 """Stop strings and stop token ids of a request, together."""
 
 MAX_STOP_LENGTH = 1024
-"""Characters of a stop string: it is tokenised while others wait."""
+"""Characters of a stop string: it is looked for while others wait."""
 
 _UNSUPPORTED = {
     # field: (value that means "not used", what needs it)
@@ -49,7 +50,6 @@ _UNSUPPORTED = {
     "trace_decode_token_ids": (None, ""),
     "min_tokens": (0, "the canvas has a fixed length"),
     "min_p": (0.0, ""),
-    "include_stop_str_in_output": (False, "the answer is cut before the stop"),
 }
 
 
@@ -77,6 +77,18 @@ class Limits:
     max_num_seqs: int
     num_kv_slots: int | None
     num_layers: int
+
+    def longest_sequence(self, num_sequences: int) -> int:
+        """Tokens that each of a request's sequences, of which there are 1 or 2, can
+        have."""
+        most = self.max_model_len - 1
+        if self.num_kv_slots is not None:
+            most = min(most, self.num_kv_slots)
+        if num_sequences == 1:
+            return most
+        # The first one takes whole KV blocks.
+        num_whole = most // 2 // self.kv_block_size * self.kv_block_size
+        return max(num_whole, most - num_whole - self.kv_block_size)
 
 
 def check_supported(params: SamplingParams) -> None:
@@ -140,26 +152,18 @@ def resolve(
     """Resolve a request in place.
 
     ``params`` is the request's own copy. Afterwards its ``extra_args`` hold the
-    resolved parameters, its seed is set if anything is random, and vLLM's own
-    stopping is off: where an answer ends is decided in the canvas.
+    resolved parameters, its seed is set if anything is random, and of vLLM's own
+    stopping only the search in the text is left: where an answer ends otherwise is
+    decided in the canvas.
 
     Raises:
         VLLMValidationError: naming the parameter, its value and what is allowed.
     """
     values = params.extra_args or {}
-    stops = _stop_strings(params)
-    stop_sequences = [_encode(tokenizer, stop) for stop in stops]
-    stop_sequences += [(token_id,) for token_id in params.stop_token_ids or []]
-    if not all(stop_sequences):
-        raise _invalid("stop", stops, "strings that encode to at least one token")
-    ends = not params.ignore_eos and (end_token_id,) not in stop_sequences
     sampling: dict[str, Any] = {
         "temperature": params.temperature,
         "top_k": max(params.top_k, 0),
         "top_p": params.top_p,
-        "stop_sequences": tuple(stop_sequences),
-        "stops": (*stops, *(params.stop_token_ids or [])),
-        "end_token_id": end_token_id if ends else None,
     }
     if has_prompt_masks:
         # They are predicted too, in every step.
@@ -168,24 +172,57 @@ def resolve(
     if isinstance(max_tokens, DefaultMaxTokens):
         max_tokens = None
     try:
+        options = read_request(server, values)
+        suffix = _encode(tokenizer, options.generation_suffix)
+        longest = limits.longest_sequence(options.num_sequences)
+        room = longest - prompt_len - len(suffix)
         resolved = resolve_options(
-            server, values, limits.num_layers, max_tokens, **sampling
+            server,
+            values,
+            limits.num_layers,
+            max_tokens,
+            # Without any, the request is refused for what it would need.
+            room if room > 0 else None,
+            suffix_token_ids=suffix,
+            **sampling,
+            **_ends(params, options.stop_search, tokenizer, end_token_id),
         )
     except OptionError as error:
         raise VLLMValidationError(str(error), parameter=error.name) from None
-    suffix = _encode(tokenizer, resolved.generation_suffix)
-    resolved = replace(resolved, suffix_token_ids=suffix)
     if resolved.is_random and params.seed is None:
         # Drawn here, once: every tensor-parallel rank must draw the same noise.
         params.seed = secrets.randbits(32)
     _check_fits(resolved, prompt_len, limits)
     params.extra_args = {RESOLVED_KEY: resolved.to_values()}
     params.max_tokens = resolved.max_answer_tokens + len(suffix)
-    params.stop = []
+    if resolved.stop_search == "tokens":
+        params.stop = []
     params.stop_token_ids = []
-    params.output_text_buffer_length = 0
-    # The stop is cut off in the canvas; the detokenizer must not cut once more.
-    params.include_stop_str_in_output = True
+
+
+def _ends(
+    params: SamplingParams, stop_search: str, tokenizer: Any, end_token_id: int
+) -> dict[str, Any]:
+    """What ends the answer in the canvas, as fields of :class:`DenoisingParams`."""
+    strings = _stop_strings(params) if stop_search == "tokens" else []
+    sequences = [_encode(tokenizer, stop) for stop in strings]
+    if not all(sequences):
+        raise _invalid("stop", strings, "strings that encode to at least one token")
+    token_ids = params.stop_token_ids or []
+    sequences += [(token_id,) for token_id in token_ids]
+    if params.include_stop_str_in_output and sequences:
+        raise _invalid(
+            "include_stop_str_in_output",
+            True,
+            "false with stop_token_ids and with stop_search tokens, which cut the "
+            "canvas before the stop",
+        )
+    ends = not params.ignore_eos and (end_token_id,) not in sequences
+    return {
+        "stop_sequences": tuple(sequences),
+        "stops": (*strings, *token_ids),
+        "end_token_id": end_token_id if ends else None,
+    }
 
 
 def _check_fits(params: DenoisingParams, prompt_len: int, limits: Limits) -> None:

@@ -22,6 +22,7 @@ from vllm_lladav.pruning.policies import POLICIES
 PLUGINS = ("none", "pruning")
 REMASKING = ("low_confidence", "random")
 CACHES = ("none", "prompt", "prefix", "dual")
+STOP_SEARCHES = ("text", "tokens")
 
 _FAST: dict[str, Any] = {
     "block_length": 32,
@@ -84,6 +85,12 @@ class DenoisingOptions:
         default_text="none",
         is_flag=False,
     )
+    stop_search: str = option(
+        "text",
+        OneOf(STOP_SEARCHES),
+        "where stop strings are looked for: in the text, as far as it is final; or, as "
+        "the official code does, tokenised, in the tokens of the whole canvas",
+    )
     cache: str = option(
         "none",
         OneOf(CACHES),
@@ -118,6 +125,13 @@ class DenoisingOptions:
         "and holds twice the KV blocks; 0 is off",
         label="cfg {:g}",
     )
+
+    @property
+    def num_sequences(self) -> int:
+        """What runs in every step: with guidance, the unconditional twin too, whose
+        prompt is the mask embedding throughout. Logits ``l`` then become
+        ``u + (cfg_scale + 1) * (l - u)``, where ``u`` are the twin's."""
+        return 2 if self.cfg_scale else 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,8 @@ class DenoisingOutput(Scheduler):
         # vLLM hands these on to the client; KV transfer, which they are for, cannot
         # be on.
         num_tokens = request.num_output_tokens
-        if request.status != RequestStatus.FINISHED_ABORTED:
+        # The front end aborts what its text has ended.
+        if request.status != RequestStatus.FINISHED_ABORTED or _stops_in_text(request):
             self._stats.tokens_per_step.append(progress.tokens_per_step(num_tokens))
         return progress.figures(num_tokens), None
 
@@ -100,6 +101,7 @@ class DenoisingOutput(Scheduler):
             )
         self._take_reports(model_runner_output)
         outputs = super().update_from_output(scheduler_output, model_runner_output)
+        self._add_figures(outputs)
         for request_id in list(self._finish_marks):
             self._finish_without_tokens(request_id, outputs)
         return outputs
@@ -127,16 +129,30 @@ class DenoisingOutput(Scheduler):
         for token_id in new_token_ids:
             request.append_output_token_ids(token_id)
         self._stats.num_accepted_tokens += len(new_token_ids)
-        mark = self._finish_marks.pop(request.request_id, None)
-        if mark is not None:
+        is_done = self._finish_marks.get(request.request_id) == FinishMark.LENGTH
+        if is_done:
+            mark = self._finish_marks.pop(request.request_id)
             request.status, request.stop_reason = _finish_status(request, mark)
-        return new_token_ids, mark is not None
+        return new_token_ids, is_done
+
+    def _add_figures(self, outputs: dict[int, EngineCoreOutputs]) -> None:
+        """Tell what was done so far of requests that their text may end, which the
+        front end sees: what it takes for the last output is one of these."""
+        for group in outputs.values():
+            for output in group.outputs:
+                request = self.requests.get(output.request_id)
+                if request is not None and _stops_in_text(request):
+                    progress = self._progress[request.request_id]
+                    figures = progress.figures(request.num_output_tokens)
+                    output.kv_transfer_params = figures
 
     def _finish_without_tokens(
         self, request_id: str, outputs: dict[int, EngineCoreOutputs]
     ) -> None:
-        """Finish a request whose last step emitted nothing, such as one whose
-        answer is empty: vLLM looks at requests with new tokens only."""
+        """Finish a request with an output of its own: one whose last step emitted
+        nothing, such as one whose answer is empty, since vLLM looks at requests with
+        new tokens only; and one that was stopped, since vLLM takes the last token of
+        such an output for the stop, which is no part of ours."""
         mark = self._finish_marks.pop(request_id)
         request = self.requests.get(request_id)
         if request is None or request.is_finished():
@@ -165,6 +181,11 @@ class DenoisingOutput(Scheduler):
         if stats is not None:
             stats.spec_decoding_stats = denoising_stats
         return stats
+
+
+def _stops_in_text(request: Request) -> bool:
+    """Whether the front end looks for stop strings in the answer."""
+    return bool(request.sampling_params and request.sampling_params.stop)
 
 
 def _finish_status(

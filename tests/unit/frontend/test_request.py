@@ -4,6 +4,8 @@
 Long, because it is one list of refusals and of what lengths mean.
 """
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -127,7 +129,7 @@ def test_lengths_from_max_tokens_always_fit(max_tokens, block, server_block, per
         ({"steps": 0}, {}, "steps", ["got 0", "at least 1"]),
         ({"steps": 1.5}, {}, "steps", ["got 1.5", "integer"]),
         ({"gen_length": 1025}, {}, "gen_length", ["got 1025", "at most 1024"]),
-        ({}, {"max_tokens": 2000}, "max_tokens", ["got 2000", "at most 1024"]),
+        ({}, {"max_tokens": 0}, "max_tokens", ["got 0", "at least 1"]),
         (
             {"gen_length": 32, "block_length": 12},
             {},
@@ -135,10 +137,10 @@ def test_lengths_from_max_tokens_always_fit(max_tokens, block, server_block, per
             ["got 12", "divisor of gen_length (32)"],
         ),
         (
-            {"block_length": 1000},
-            {"max_tokens": 1024},
+            {"block_length": 1025},
+            {"max_tokens": 2000},
             "block_length",
-            ["got 1000", "max_tokens (1024)", "1024 (--max-gen-length)"],
+            ["got 1025", "at most 1024"],
         ),
         (
             {"gen_length": 32, "block_length": 8, "steps": 30},
@@ -172,7 +174,7 @@ def test_stop_that_encodes_to_nothing_is_refused():
         def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
             return []
 
-    params = SamplingParams(stop=["x"])
+    params = SamplingParams(stop=["x"], extra_args=IN_TOKENS)
     with pytest.raises(VLLMValidationError, match="stop must be") as error:
         resolve(params, 10, ServerOptions(), ROOMY, Deaf(), END)
     assert error.value.parameter == "stop"
@@ -224,9 +226,9 @@ def test_none_means_not_set():
     ],
 )
 def test_too_large_requests_are_refused_with_the_numbers(limits, parameter, words):
-    extra = {"generation_suffix": "after"}
+    extra = {"generation_suffix": "after", "gen_length": 32}
     with pytest.raises(VLLMValidationError) as error:
-        resolved(extra, max_tokens=32, prompt_len=100, limits=limits)
+        resolved(extra, prompt_len=100, limits=limits)
     assert error.value.parameter == parameter
     for word in words:
         assert word in str(error.value)
@@ -241,22 +243,93 @@ def test_largest_request_that_fits():
         num_kv_slots=137,
         num_layers=4,
     )
-    params, _ = resolved(
-        {"generation_suffix": "after"}, max_tokens=32, prompt_len=100, limits=limits
-    )
+    extra = {"generation_suffix": "after", "gen_length": 32}
+    params, _ = resolved(extra, prompt_len=100, limits=limits)
     assert params.num_tail_tokens == 37
 
 
+def test_max_tokens_is_a_bound():
+    """A canvas that the client did not ask for is as long as fits."""
+    assert lengths(max_tokens=4096) == (1024, 128, 1024, 1024)
+    assert lengths({"block_length": 96}, max_tokens=1000) == (960, 96, 960, 960)
+    server = ServerOptions(max_gen_length=100, gen_length=100)
+    assert lengths(max_tokens=4096, server=server) == (100, 100, 100, 100)
+
+
+@given(
+    st.none() | st.integers(1, 5000),
+    st.none() | st.integers(1, 300),
+    st.integers(1, 600),
+    st.integers(1, 700),
+    st.none() | st.integers(1, 700),
+    st.sampled_from((0.0, 1.5)),
+    st.sampled_from(("", "after")),
+)
+def test_no_longer_canvas_would_fit(
+    max_tokens, block, prompt_len, max_model_len, num_kv_slots, cfg_scale, suffix
+):
+    """It has the most blocks that fit, or that the answer needs."""
+    limits = replace(ROOMY, max_model_len=max_model_len, num_kv_slots=num_kv_slots)
+    extra = {"cfg_scale": cfg_scale, "generation_suffix": suffix}
+    if block is not None:
+        extra["block_length"] = block
+
+    def fits(gen_length):
+        asked = {**extra, "gen_length": gen_length, "block_length": 1}
+        with suppress(VLLMValidationError):
+            return resolved(asked, prompt_len=prompt_len, limits=limits)
+        return None
+
+    try:
+        gen, block_length, _, answer = lengths(
+            extra, max_tokens=max_tokens, prompt_len=prompt_len, limits=limits
+        )
+    except VLLMValidationError:
+        assert not fits(block or 1)
+        return
+    assert fits(gen)
+    wanted = 128 if max_tokens is None else max_tokens
+    assert answer == min(wanted, gen)
+    if gen < wanted:
+        more = gen + (block_length if block else 1)
+        assert more > 1024 or (block is None and gen >= 128) or not fits(more)
+
+
 # ----------------------------------------------------------------- where it ends
+IN_TOKENS = {"stop_search": "tokens"}
+
+
+def test_stop_strings_are_left_to_the_text():
+    params, sampling = resolved(
+        stop=["yz", "a"], stop_token_ids=[55], include_stop_str_in_output=False
+    )
+    assert params.stop_sequences == ((55,),)
+    assert params.stops == (55,)
+    assert sampling.stop == ["yz", "a"]
+    assert sampling.stop_token_ids == []
+
+
 def test_stops_are_encoded_in_order_and_token_ids_come_last():
-    params, _ = resolved(stop=["yz", "a"], stop_token_ids=[55, 44])
+    params, sampling = resolved(IN_TOKENS, stop=["yz", "a"], stop_token_ids=[55, 44])
     assert params.stop_sequences == ((121, 122), (97,), (55,), (44,))
     assert params.stops == ("yz", "a", 55, 44)
+    assert sampling.stop == []
 
 
 def test_stop_as_one_string():
-    params, _ = resolved(stop="yz")
+    params, _ = resolved(IN_TOKENS, stop="yz")
     assert params.stop_sequences == ((121, 122),)
+
+
+def test_stop_in_the_output():
+    """The text can have it; the canvas is cut before it."""
+    asked = {"include_stop_str_in_output": True}
+    _, sampling = resolved(stop=["yz"], **asked)
+    assert sampling.include_stop_str_in_output
+    for extra, stops in ((IN_TOKENS, {"stop": ["yz"]}), ({}, {"stop_token_ids": [5]})):
+        with pytest.raises(VLLMValidationError) as error:
+            resolved(extra, **stops, **asked)
+        assert error.value.parameter == "include_stop_str_in_output"
 
 
 @pytest.mark.parametrize(
@@ -268,8 +341,9 @@ def test_stop_as_one_string():
         # Asked for by the client: it keeps its place among the stops.
         ({"stop_token_ids": [END]}, None),
         ({"stop_token_ids": [END, 5]}, None),
-        ({"stop": [chr(END)]}, None),
-        ({"stop": [chr(END) + "a"]}, END),
+        ({"stop": [chr(END)]}, END),
+        ({"stop": [chr(END)], "extra": IN_TOKENS}, None),
+        ({"stop": [chr(END) + "a"], "extra": IN_TOKENS}, END),
     ],
 )
 def test_end_token(fields, end_token_id):
@@ -281,14 +355,6 @@ def test_suffix_is_encoded_without_special_tokens():
     params, sampling = resolved({"generation_suffix": "so"}, max_tokens=4)
     assert params.suffix_token_ids == (115, 111)
     assert sampling.max_tokens == 6, "vLLM must let the suffix through"
-
-
-def test_stopping_of_vllm_is_off():
-    """Where an answer ends is decided in the canvas."""
-    _, sampling = resolved(stop=["a"], stop_token_ids=[5])
-    assert sampling.stop == []
-    assert sampling.stop_token_ids == []
-    assert sampling.output_text_buffer_length == 0
 
 
 # ----------------------------------------------------------------- randomness
@@ -392,13 +458,6 @@ def test_all_logprobs_are_refused():
     assert error.value.parameter == "logprobs"
 
 
-def test_stop_string_in_the_output_is_refused():
-    params = SamplingParams(stop=["x"], include_stop_str_in_output=True)
-    with pytest.raises(VLLMValidationError) as error:
-        check_supported(params)
-    assert error.value.parameter == "include_stop_str_in_output"
-
-
 @pytest.mark.parametrize("temperature", [float("inf"), float("nan")])
 def test_infinite_temperature_is_refused(temperature):
     params = SamplingParams()
@@ -410,7 +469,7 @@ def test_infinite_temperature_is_refused(temperature):
 
 HARMLESS = {
     *("n", "seed", "temperature", "top_k", "top_p", "max_tokens", "extra_args"),
-    *("stop", "stop_token_ids", "ignore_eos", "logprobs"),
+    *("stop", "stop_token_ids", "include_stop_str_in_output", "ignore_eos", "logprobs"),
     # What the front end does with the answer, or vLLM keeps for itself.
     *("detokenize", "skip_special_tokens", "spaces_between_special_tokens"),
     *("output_kind", "stream_interval", "skip_clone", "output_text_buffer_length"),
@@ -424,7 +483,7 @@ HARMLESS = {
 def test_every_field_of_vllm_is_accounted_for():
     """A parameter that a new vLLM adds is neither ignored nor refused by chance."""
     public = {name for name in SamplingParams.__struct_fields__ if name[0] != "_"}
-    unsupported = set(UNSUPPORTED) | {"include_stop_str_in_output"}
+    unsupported = set(UNSUPPORTED)
     assert public == HARMLESS | unsupported
     assert not HARMLESS & unsupported
 

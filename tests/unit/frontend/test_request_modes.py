@@ -56,8 +56,8 @@ def test_guidance():
 
 def test_guidance_takes_two_sequences():
     """Both begin with a KV block, so the first one's last block is counted whole."""
-    extra = {"cfg_scale": 1}
-    largest = {"max_tokens": 32, "prompt_len": 100}
+    extra = {"cfg_scale": 1, "gen_length": 32}
+    largest = {"prompt_len": 100}
     limits = replace(ROOMY, kv_block_size=16, max_model_len=144 + 132 + 1)
     assert resolved(extra, limits=limits, **largest)[0].cfg_scale == 1
     limits = replace(limits, max_model_len=144 + 132)

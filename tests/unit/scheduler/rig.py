@@ -36,6 +36,7 @@ def make_request(
     gen_length: int = 8,
     images: tuple[int, ...] = (),
     stops: tuple[str, ...] = (),
+    text_stops: tuple[str, ...] = (),
     priority: int = 0,
     **changes: Any,
 ) -> Request:
@@ -55,6 +56,7 @@ def make_request(
     sampling = SamplingParams(
         max_tokens=gen_length,
         temperature=0.0,
+        stop=list(text_stops),
         extra_args={RESOLVED_KEY: params.to_values()},
     )
     starts = np.cumsum([0, *images]).tolist()
@@ -80,6 +82,7 @@ class Rig:
         scheduled: tokens of every request, iteration by iteration.
         admitted: names, in order.
         answers: tokens of every request.
+        parts: the latest outputs, by name.
         ended: last outputs, by name.
         longest_wait: iterations from one step of a request to the next.
         stats: that left the scheduler, iteration by iteration.
@@ -113,6 +116,7 @@ class Rig:
         self.scheduled: list[dict[str, int]] = []
         self.admitted: list[str] = []
         self.answers: dict[str, list[int]] = {}
+        self.parts: dict[str, EngineCoreOutput] = {}
         self.ended: dict[str, EngineCoreOutput] = {}
         self.longest_wait: Counter[str] = Counter()
         self.stats: list[Any] = []
@@ -152,6 +156,7 @@ class Rig:
                 self.stats.append(group.scheduler_stats.spec_decoding_stats)
             for part in group.outputs:
                 self.answers[part.request_id] += part.new_token_ids
+                self.parts[part.request_id] = part
                 if part.finish_reason is not None:
                     self.ended[part.request_id] = part
 

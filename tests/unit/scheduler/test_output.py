@@ -4,6 +4,7 @@
 import pytest
 from vllm.config import VllmConfig
 from vllm.v1.engine import FinishReason
+from vllm.v1.request import RequestStatus
 
 from tests.unit.scheduler.rig import WORD, Rig, make_request
 from vllm_lladav.pruning.params import PruneStage, PruningParams
@@ -34,6 +35,28 @@ def test_stop_is_named(config: VllmConfig, position: int):
     assert (end.finish_reason, end.stop_reason) == (FinishReason.STOP, "end of it")
     # Then an empty one, in which vLLM lets go of the request.
     assert rig.scheduled == [{"a": 20}] * (position + 1) + [{}]
+
+
+def test_stop_comes_after_its_tokens(config: VllmConfig):
+    """vLLM takes the last token of an output that stops for the stop itself."""
+    rig = Rig(config, budget=100)
+    rig.add(make_request("a", 12, stops=("end of it",)))
+    rig.stop_at["a"] = 3
+    rig.finish()
+    assert rig.ended["a"].new_token_ids == []
+
+
+def test_figures_come_before_the_front_end_ends_it(config: VllmConfig):
+    """It may take any output for the last one where it looks for stops in the text."""
+    rig = Rig(config, budget=100)
+    rig.add(make_request("a", 12, text_stops=("x",)), make_request("b", 12))
+    rig.step()
+    figures = {name: part.kv_transfer_params for name, part in rig.parts.items()}
+    assert figures["a"] is not None and figures["b"] is None
+    assert figures["a"]["lladav"]["denoising_steps"] == 1
+    rig.scheduler.finish_requests("a", RequestStatus.FINISHED_ABORTED)
+    rig.finish()
+    assert sorted(sum((s.tokens_per_step for s in rig.stats), [])) == [1, 1]
 
 
 def test_step_in_vain(config: VllmConfig):
@@ -91,8 +114,6 @@ def test_kv_blocks_return_at_dispatch(config: VllmConfig):
 
 
 def test_aborted_request_leaves_nothing(config: VllmConfig):
-    from vllm.v1.request import RequestStatus
-
     rig = Rig(config, budget=100)
     free = rig.free_blocks
     rig.add(make_request("a", 12), make_request("b", 12))

@@ -22,7 +22,7 @@ _OPTIONS = {
     name: option
     for name, option in REQUEST_OPTIONS.items()
     # They change no length: how many steps run is for --steps to say.
-    if name not in ("remasking", "generation_suffix", *CONFIDENCE)
+    if name not in ("remasking", "generation_suffix", "stop_search", *CONFIDENCE)
 }
 
 

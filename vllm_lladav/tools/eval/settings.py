@@ -14,9 +14,9 @@ from vllm_lladav.options.reading import read_request, read_server
 from vllm_lladav.options.rules import matters
 from vllm_lladav.pruning.policies import policy_of
 
-_FIXED = ("gen_length", "denoising", "generation_suffix")
-"""The first is the same in all settings; the second stands for others; the third is
-no matter of accuracy."""
+_FIXED = ("gen_length", "denoising", "generation_suffix", "stop_search")
+"""The first is the same in all settings; the second stands for others; the third
+and fourth are no matter of accuracy."""
 
 PARAMETERS = {
     name: option for name, option in REQUEST_OPTIONS.items() if name not in _FIXED
