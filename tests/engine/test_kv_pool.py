@@ -84,7 +84,7 @@ def test_abort_gives_everything_back(engine, golden_cases, num_steps: int):
 def test_refused_request_leaves_nothing_behind(engine, text_case):
     """An error at the door is the caller's, not the engine's."""
     for params in (
-        SamplingParams(max_tokens=5000),
+        SamplingParams(extra_args={"gen_length": 5000}),
         SamplingParams(max_tokens=8, prompt_logprobs=1, temperature=0.0),
         SamplingParams(extra_args={"gen_length": 0}),
     ):
@@ -117,9 +117,9 @@ def test_request_larger_than_the_pool_is_refused(
     monkeypatch.setattr(cache_config, "num_gpu_blocks", 3)
     slots = 2 * KV_BLOCK
 
-    def one_step(max_tokens: int) -> SamplingParams:
-        extra = {"steps": 1}
-        return SamplingParams(max_tokens=max_tokens, ignore_eos=True, extra_args=extra)
+    def one_step(length: int) -> SamplingParams:
+        extra = {"gen_length": length, "block_length": length, "steps": 1}
+        return SamplingParams(max_tokens=length, ignore_eos=True, extra_args=extra)
 
     over = one_step(slots + 1 - text_case.prompt_len)
     with pytest.raises(VLLMValidationError, match="KV cache") as error:
