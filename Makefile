@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 DEVICE ?= auto
+VERSIONS ?= locked
 MODEL ?= lladav-tiny
 PORT ?= 8000
 # Not from the environment, where some shells keep the machine's name under it.
@@ -16,24 +17,25 @@ N ?= 2000
 export VLLM_CPU_NUM_OF_RESERVED_CPU ?= 0
 
 VENV := .venv
-SETUP_INPUTS := pyproject.toml setup.py tools/setup_env.py tools/repack_cpu_wheel.py
+SETUP_INPUTS := pyproject.toml setup.py vllm_lladav/__init__.py tools/setup_env.py \
+	tools/repack_cpu_wheel.py $(wildcard tools/locked/*.txt)
 # The stamp is named after the content of these files and the location of the
 # checkout, so that a touched file costs nothing and a moved checkout is set up anew.
 FINGERPRINT := $(firstword $(shell { pwd; cat $(SETUP_INPUTS); } | cksum))
 STAMP := $(VENV)/.setup-$(FINGERPRINT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve deploy-check test fuzz bench gpu-check lint clean
+.PHONY: help setup serve deploy-check test fuzz bench gpu-check lint lock release clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
-	@echo "Variables: PYTHON, DEVICE (auto, cpu, cuda), MODEL, HOST, PORT, PRUNING, N, ARGS,"
-	@echo "PYTEST_ARGS"
+	@echo "Variables: PYTHON, DEVICE (auto, cpu, cuda), VERSIONS (locked, newest), MODEL,"
+	@echo "HOST, PORT, PRUNING, N, ARGS, PYTEST_ARGS"
 
 setup: $(STAMP) ## Create .venv with vLLM and this project (quick when done before)
 
 $(STAMP):
-	$(PYTHON) tools/setup_env.py --venv $(VENV) --device $(DEVICE)
+	$(PYTHON) tools/setup_env.py --venv $(VENV) --device $(DEVICE) --versions $(VERSIONS)
 	@rm -f $(VENV)/.setup-*
 	@touch $@
 
@@ -59,6 +61,12 @@ lint: $(STAMP) ## Check style, formatting and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+lock: $(STAMP) ## Write down the versions that .venv holds, for make setup to install
+	$(VENV)/bin/python tools/lock_versions.py
+
+release: $(STAMP) ## Check, build and tag a release into dist/; ARGS=--dry-run tags nothing
+	$(VENV)/bin/python tools/release.py $(ARGS)
 
 clean: ## Remove caches and build output (delete .venv by hand to set up anew)
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

