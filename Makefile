@@ -17,7 +17,7 @@ N ?= 2000
 export VLLM_CPU_NUM_OF_RESERVED_CPU ?= 0
 
 VENV := .venv
-SETUP_INPUTS := pyproject.toml setup.py vllm_lladav/__init__.py tools/setup_env.py \
+SETUP_INPUTS := pyproject.toml setup.py tools/setup_env.py \
 	tools/repack_cpu_wheel.py $(wildcard tools/locked/*.txt)
 # The stamp is named after the content of these files and the location of the
 # checkout, so that a touched file costs nothing and a moved checkout is set up anew.
