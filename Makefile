@@ -12,6 +12,7 @@ PRUNING ?= --plugin pruning $(if $(filter lladav-tiny,$(MODEL)),--prune-layer 6)
 ARGS ?=
 PYTEST_ARGS ?=
 N ?= 2000
+MINUTES ?= 10
 # vLLM on a CPU leaves one core to the server's other processes, which on a small
 # machine is half of it. They are idle while a step runs.
 export VLLM_CPU_NUM_OF_RESERVED_CPU ?= 0
@@ -25,12 +26,12 @@ FINGERPRINT := $(firstword $(shell { pwd; cat $(SETUP_INPUTS); } | cksum))
 STAMP := $(VENV)/.setup-$(FINGERPRINT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve deploy-check test fuzz bench gpu-check lint lock release clean
+.PHONY: help setup serve deploy-check test fuzz bench gpu-check lint lock release clean docs-check
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: PYTHON, DEVICE (auto, cpu, cuda), VERSIONS (locked, newest), MODEL,"
-	@echo "HOST, PORT, PRUNING, N, ARGS, PYTEST_ARGS"
+	@echo "HOST, PORT, PRUNING, N, MINUTES, ARGS, PYTEST_ARGS"
 
 setup: $(STAMP) ## Create .venv with vLLM and this project (quick when done before)
 
@@ -40,13 +41,16 @@ $(STAMP):
 	@touch $@
 
 serve: $(STAMP) ## Serve MODEL on PORT of HOST (this machine only); further flags in ARGS
-	$(VENV)/bin/vllm serve --model $(MODEL) $(PRUNING) --host $(HOST) --port $(PORT) $(ARGS)
+	$(VENV)/bin/vllm serve $(MODEL) $(PRUNING) --host $(HOST) --port $(PORT) $(ARGS)
 
 deploy-check: $(STAMP) ## Run examples/deploy/nginx.conf before a server (needs nginx)
 	$(VENV)/bin/python examples/deploy/check.py
 
 test: $(STAMP) ## Run the tests; further flags in PYTEST_ARGS
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
+
+docs-check: $(STAMP) ## Run the documentation's commands, those of up to MINUTES, too
+	DOCS_MINUTES=$(MINUTES) $(VENV)/bin/pytest tests/docs $(PYTEST_ARGS)
 
 fuzz: $(STAMP) ## Send N hostile requests to a server, write results/fuzz/report.md
 	$(VENV)/bin/python -m tests.hostile --requests $(N) $(ARGS)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's tables of options.
+"""The documentation's tables of options.
 
-    python tools/option_tables.py README.md
+    python tools/option_tables.py docs/*.md
 
 writes them between their marks, from the declarations.
 """
@@ -53,5 +53,6 @@ def _table(options: Iterable[Option]) -> str:
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in map(Path, sys.argv[1:]):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(with_tables(text), encoding="utf-8")

@@ -29,7 +29,7 @@ class ServerProcess:
     """
 
     def __init__(self, checkpoint: Path, log: Path, *flags: str) -> None:
-        port = _free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
         self.first_metrics = ""
@@ -108,7 +108,8 @@ def running_server(checkpoint: Path, log: Path, *flags: str) -> Iterator[ServerP
         server.stop()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

@@ -4,7 +4,7 @@
 A declaration is a field of one of the classes below. From it come the flag of ``vllm
 serve`` and of the tools (``flags.py``), the key of ``additional_config["lladav"]`` and
 of ``vllm_xargs`` with their checks (``reading.py``), the axes of ``vllm-lladav eval``
-and the README's tables. What is valid together is in ``rules.py``.
+and the documentation's tables. What is valid together is in ``rules.py``.
 
 An option that is not set has its default; one whose default follows from something
 else is None until then. ``RequestOptions.given`` names those that were set.

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README says what is declared."""
+"""The documentation says what is declared."""
 
 from pathlib import Path
 
 from option_tables import tables, with_tables
 
-README = Path(__file__).parents[3] / "README.md"
+PAGES = (Path(__file__).parents[3] / "docs").glob("*.md")
 
 
-def test_tables_of_the_readme_are_those_of_the_declarations():
-    """``python tools/option_tables.py README.md`` writes them."""
-    text = README.read_text(encoding="utf-8")
+def test_tables_of_the_documentation_are_those_of_the_declarations():
+    """``python tools/option_tables.py docs/*.md`` writes them."""
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
     for name in tables():
-        assert text.count(f"<!-- options: {name} -->\n") == 1
-    assert with_tables(text) == text
+        assert sum(text.count(f"<!-- options: {name} -->\n") for text in texts) == 1
+    assert [with_tables(text) for text in texts] == texts
