@@ -24,7 +24,6 @@ SETUP_INPUTS := pyproject.toml setup.py tools/setup_env.py \
 # checkout, so that a touched file costs nothing and a moved checkout is set up anew.
 FINGERPRINT := $(firstword $(shell { pwd; cat $(SETUP_INPUTS); } | cksum))
 STAMP := $(VENV)/.setup-$(FINGERPRINT)
-DOCS_STAMP := $(STAMP)-docs
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve deploy-check test fuzz bench gpu-check lint lock release clean docs-check docs
@@ -55,12 +54,8 @@ deploy-check: $(STAMP) ## Run examples/deploy/nginx.conf before a server (needs 
 test: $(STAMP) ## Run the tests; further flags in PYTEST_ARGS
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
 
-docs: $(DOCS_STAMP) ## Make the documentation's site in results/site, check its links
+docs: $(STAMP) ## Make the documentation's site in results/site, check its links
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
-
-$(DOCS_STAMP): $(STAMP)
-	$(VENV)/bin/pip install --quiet --no-build-isolation --editable '.[docs]'
-	@touch $@
 
 docs-check: $(STAMP) ## Run the documentation's commands, those of up to MINUTES, too
 	DOCS_MINUTES=$(MINUTES) $(VENV)/bin/pytest tests/docs $(PYTEST_ARGS)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hook of MkDocs: the site has the repository's files under their own paths.
+"""Hooks of MkDocs: the site has the repository's files under their own paths.
 
 So a link that leads somewhere on GitHub leads there in the site, too: to a page, or to
 a file that is copied.
 """
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -32,3 +33,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
         if (ROOT / name).is_file()
     ]
     return Files([*theirs, *ours])
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Docstrings name code by Sphinx' roles, which Markdown knows nothing of."""
+    return re.sub(r":(?:attr|class|data|func|meth|mod):(?=<code>)", "", html)
