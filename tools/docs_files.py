@@ -13,14 +13,14 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("*.md", "docs/", "examples/", "benchmarks/", "tools/")
-"""What pages are made of and link to, as patterns of git."""
+LEFT_OUT = (":!.*", ":!*.npz", ":!*.safetensors")
+"""Hidden and large files, as patterns of git."""
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """The theme's files, and ours instead of those that MkDocs found in ``docs``."""
     listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *PARTS],
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *LEFT_OUT],
         cwd=ROOT,
         capture_output=True,
         text=True,
