@@ -6,7 +6,7 @@
 Sends requests with one image each, which the engine has not seen, in every mode, with
 and without pruning, alone and all at once, and prints wall time and model FLOPs as
 ratios to exact mode in the same run. FLOPs are those of the formula in
-``vllm_lladav/tools/flops.py`` (``pruning_flops.py`` shows that it counts what runs);
+``vllm_lladav/model/flops.py`` (``pruning_flops.py`` shows that it counts what runs);
 with confidence decoding, whose number of steps is not known before, they are left
 out. The checkpoint has random weights: its confidence is low, so the threshold modes
 show what a step costs rather than how many a trained model needs.
@@ -19,10 +19,10 @@ from typing import Any
 from common import MODEL_ARGUMENT, noise_images, parse_size, write_figures
 from engine import DEPLOYED, Run, ask, engine_options
 
+from vllm_lladav.model.flops import request_flops
 from vllm_lladav.tools.capacity.request import Images, make_plan
 from vllm_lladav.tools.checkpoint import read_checkpoint
 from vllm_lladav.tools.engine import start_engine
-from vllm_lladav.tools.flops import request_flops
 
 LARGEST_REQUEST = 2048  # Tokens of a square image's prompt and the canvas, at most.
 

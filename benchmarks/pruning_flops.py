@@ -9,7 +9,7 @@ without pruning:
 1. A counting pass adds up, in the worker, the floating-point operations of every
    matrix product, convolution and attention that runs, from the shapes that the
    kernels are called with. They are compared with the formula of
-   ``vllm_lladav/tools/flops.py``, which must be within 2%.
+   ``vllm_lladav/model/flops.py``, which must be within 2%.
 2. Timed passes take turns: unpruned, pruned, pruned, unpruned, ... The wall time is
    that of the whole request, image processing included.
 
@@ -29,10 +29,10 @@ from common import MODEL_ARGUMENT, noise_images, parse_size, write_figures
 from engine import DEPLOYED, ask, engine_options
 from flop_probe import install_probe, start_request, take_figures
 
+from vllm_lladav.model.flops import Breakdown, request_flops
 from vllm_lladav.tools.capacity.request import Images, make_plan
 from vllm_lladav.tools.checkpoint import read_checkpoint
 from vllm_lladav.tools.engine import start_engine
-from vllm_lladav.tools.flops import Breakdown, request_flops
 
 LARGEST_DEVIATION = 0.02
 LARGEST_IMAGE_TOKENS = 4096

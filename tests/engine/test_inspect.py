@@ -9,8 +9,8 @@ from vllm.exceptions import VLLMValidationError
 
 from vllm_lladav.model.lladav.anyres import num_visual_tokens, preprocess
 from vllm_lladav.model.lladav.image_modes import IMAGE_MODES
+from vllm_lladav.model.lladav.patch_map import Box, map_visual_tokens
 from vllm_lladav.tools.inspect.drawing import draw
-from vllm_lladav.tools.inspect.patch_map import Box, map_visual_tokens
 from vllm_lladav.tools.inspect.run import inspect_pruning
 
 

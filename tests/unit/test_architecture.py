@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "kernels": set(),
     "worker": {"denoising", "kernels", "pruning"},
     # vLLM's hook: the model names its worker state.
-    "model": {"denoising", "tiny", "worker"},
+    "model": {"denoising", "pruning", "tiny", "worker"},
     "frontend": {"denoising", "model", "options", "scheduler"},
     "server": {"model", "options"},
     "patches": {"frontend", "model", "options", "scheduler", "server"},

@@ -5,9 +5,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from vllm_lladav.model.flops import ModelShape
 from vllm_lladav.tools.capacity import request
 from vllm_lladav.tools.capacity.engine import Engine
-from vllm_lladav.tools.flops import ModelShape
 
 SMALL = ModelShape(
     hidden_size=8,

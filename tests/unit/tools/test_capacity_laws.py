@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.unit.tools.capacity_cases import SMALL, make_engine, make_plan
 from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.model.flops import request_flops
 from vllm_lladav.options.options import CACHES
 from vllm_lladav.tools.capacity.machine import GPUS, Machine, describe, parse_machine
 from vllm_lladav.tools.capacity.model import (
@@ -26,7 +27,6 @@ from vllm_lladav.tools.capacity.step import (
     seconds_of,
     step_parts,
 )
-from vllm_lladav.tools.flops import request_flops
 
 SLACK = 1e-6
 """Means leave out what is rarer than `RARE` of the capacity model, 1e-9 each."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vllm_lladav.denoising.plan import StepIndex
+from vllm_lladav.model.flops import StepMasks
 from vllm_lladav.tools.checkpoint import read_checkpoint
 from vllm_lladav.tools.eval.answers import Answer
 from vllm_lladav.tools.eval.cost import is_estimate, resolved, steps_by_block
@@ -27,7 +28,6 @@ from vllm_lladav.tools.eval.report import (
 )
 from vllm_lladav.tools.eval.settings import Setting, plan_sweep
 from vllm_lladav.tools.eval.sweep import cheapest, run_setting, summarise
-from vllm_lladav.tools.flops import StepMasks
 
 LENGTHS = {"gen_length": 16, "block_length": 8}
 EXACT, DUAL, PRUNED = plan_sweep(

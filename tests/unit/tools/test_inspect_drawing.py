@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from vllm_lladav.model.lladav.anyres import AnyresGeometry
+from vllm_lladav.model.lladav.patch_map import Box, VisualToken, map_visual_tokens
 from vllm_lladav.tools.inspect import drawing
 from vllm_lladav.tools.inspect.drawing import (
     NOT_SCORED,
@@ -18,7 +19,6 @@ from vllm_lladav.tools.inspect.drawing import (
     relative_ranks,
     token_index,
 )
-from vllm_lladav.tools.inspect.patch_map import Box, VisualToken, map_visual_tokens
 from vllm_lladav.tools.inspect.run import (
     ImageInspection,
     Inspection,

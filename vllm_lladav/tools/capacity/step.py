@@ -7,10 +7,10 @@ from dataclasses import asdict, astuple, dataclass, replace
 from typing import Self
 
 from vllm_lladav.denoising.plan import Step, StepPlan
+from vllm_lladav.model.flops import StepMasks, step_flops, steps_of, vision_flops
 from vllm_lladav.model.shape import ModelShape
 from vllm_lladav.tools.capacity.engine import Engine
 from vllm_lladav.tools.capacity.machine import Machine
-from vllm_lladav.tools.flops import StepMasks, step_flops, steps_of, vision_flops
 
 # What a part can wait for.
 ARITHMETIC = "arithmetic"

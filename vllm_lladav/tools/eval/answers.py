@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
+from vllm_lladav.model.flops import StepMasks
 from vllm_lladav.tools.eval.questions import Question
 from vllm_lladav.tools.eval.settings import Setting
-from vllm_lladav.tools.flops import StepMasks
 
 
 @dataclass(frozen=True)

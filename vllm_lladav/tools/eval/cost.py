@@ -11,13 +11,13 @@ from PIL import Image
 from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.denoising.resolve import resolve
+from vllm_lladav.model.flops import planned_steps, request_flops
 from vllm_lladav.options.kinds import LARGEST_INTEGER, refused
 from vllm_lladav.options.reading import read_server
 from vllm_lladav.tools.checkpoint import Checkpoint
 from vllm_lladav.tools.eval.answers import Answer
 from vllm_lladav.tools.eval.questions import Question
 from vllm_lladav.tools.eval.settings import Setting
-from vllm_lladav.tools.flops import planned_steps, request_flops
 
 # Many questions differ in nothing that matters here.
 _request_flops = lru_cache(maxsize=1 << 16)(request_flops)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_lladav.denoising.plan import StepIndex
+from vllm_lladav.model.flops import StepMasks
 from vllm_lladav.options.reading import ADDITIONAL_CONFIG_KEY
 from vllm_lladav.tools.engine import denoising_state, running_engine
 from vllm_lladav.tools.eval.answers import Answer
 from vllm_lladav.tools.eval.questions import Question, messages
 from vllm_lladav.tools.eval.settings import Setting
-from vllm_lladav.tools.flops import StepMasks
 
 if TYPE_CHECKING:
     from vllm import LLM

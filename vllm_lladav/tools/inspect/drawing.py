@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from vllm_lladav.tools.inspect.patch_map import VIEWS, View, VisualToken
+from vllm_lladav.model.lladav.patch_map import VIEWS, View, VisualToken
 from vllm_lladav.tools.inspect.run import ImageInspection, Inspection
 
 PANEL = 480

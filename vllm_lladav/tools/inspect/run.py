@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from vllm_lladav.model.lladav.image_modes import ImageMode
+from vllm_lladav.model.lladav.patch_map import VisualToken, map_visual_tokens
 from vllm_lladav.tools.engine import denoising_state, running_engine
-from vllm_lladav.tools.inspect.patch_map import VisualToken, map_visual_tokens
 from vllm_lladav.tools.inspect.pictures import read_picture
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from vllm_lladav.model.lladav.anyres import (
     select_best_resolution,
 )
 from vllm_lladav.model.lladav.image_modes import IMAGE_MODES
-from vllm_lladav.tools.inspect.patch_map import (
+from vllm_lladav.model.lladav.patch_map import (
     Box,
     VisualToken,
     fitted_size,

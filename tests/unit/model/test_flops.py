@@ -19,6 +19,13 @@ from tests.canvas import OneCanvas
 from tests.reference.decoder import Cached, Decoder
 from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import StepIndex, StepPlan
+from vllm_lladav.model.flops import (
+    Breakdown,
+    StepMasks,
+    planned_steps,
+    request_flops,
+    vision_flops,
+)
 from vllm_lladav.model.lladav.config import register_config
 from vllm_lladav.model.lladav.family import LLADAV
 from vllm_lladav.model.shape import ModelShape, VisionShape
@@ -26,13 +33,6 @@ from vllm_lladav.pruning.params import PruneStage, PruningParams, num_kept
 from vllm_lladav.pruning.policies import policy_of
 from vllm_lladav.pruning.policy import View
 from vllm_lladav.pruning.scores import attention_received
-from vllm_lladav.tools.flops import (
-    Breakdown,
-    StepMasks,
-    planned_steps,
-    request_flops,
-    vision_flops,
-)
 
 MASK = 0
 END = 9
