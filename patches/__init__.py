@@ -26,6 +26,7 @@ PATCHES = (
     "request_validation",
     "generating",
     "responses_start",
+    "live_canvas",
     "default_sampling",
     "detokenize_ids",
     "denoising_metrics",

@@ -23,9 +23,11 @@ MAY_IMPORT = {
     "worker": {"denoising", "kernels", "pruning"},
     # vLLM's hook: the model names its worker state.
     "model": {"denoising", "pruning", "tiny", "worker"},
-    "frontend": {"denoising", "model", "options", "scheduler"},
-    "server": {"model", "options"},
-    "patches": {"frontend", "model", "options", "scheduler", "server"},
+    "live": {"denoising", "model", "options"},
+    "page": set(),
+    "frontend": {"denoising", "live", "model", "options", "scheduler"},
+    "server": {"model", "options", "page"},
+    "patches": {"frontend", "live", "model", "options", "scheduler", "server"},
     "tools": {"denoising", "model", "options", "pruning", "tiny", "worker"},
     "plugin": {"frontend", "model", "patches"},
 }

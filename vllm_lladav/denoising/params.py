@@ -12,6 +12,9 @@ from vllm_lladav.pruning.params import PruningParams
 RESOLVED_KEY = "lladav"
 """Where in ``SamplingParams.extra_args`` the resolved parameters travel."""
 
+CHANNEL_KEY = "lladav_channel"
+"""Where the number of the channel does by which frames go to a client that watches."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DenoisingParams(DenoisingOptions):
@@ -120,3 +123,10 @@ def denoising_params(sampling_params: Any) -> DenoisingParams:
 def is_resolved(sampling_params: Any) -> bool:
     """Whether the parameters passed through the front end."""
     return RESOLVED_KEY in ((sampling_params and sampling_params.extra_args) or {})
+
+
+def channel_of(sampling_params: Any) -> int | None:
+    """The number of the channel by which the request's frames go to its client; None
+    if it does not watch."""
+    number: int | None = (sampling_params.extra_args or {}).get(CHANNEL_KEY)
+    return number

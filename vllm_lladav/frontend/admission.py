@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
+from vllm_lladav.denoising.params import CHANNEL_KEY
 from vllm_lladav.denoising.traits import Traits, traits_of
 from vllm_lladav.frontend.request import Limits, check_supported, resolve
+from vllm_lladav.live.asking import take_channel
 from vllm_lladav.model.family import Family
 from vllm_lladav.options.reading import server_of
 
@@ -57,10 +59,12 @@ def resolve_request(
     _check_token_ids(request, traits)
     sampling_params = request.sampling_params
     sampling_params.max_tokens = params.max_tokens
+    server = server_of(vllm_config)
+    channel = take_channel(sampling_params, server)
     resolve(
         sampling_params,
         prompt_len=len(request.prompt_token_ids),
-        server=server_of(vllm_config),
+        server=server,
         limits=Limits(
             max_prompt_len=traits.max_prompt_len,
             max_model_len=model_config.max_model_len,
@@ -73,6 +77,9 @@ def resolve_request(
         end_token_id=traits.end_token_id,
         has_prompt_masks=traits.mask_token_id in request.prompt_token_ids,
     )
+    if channel is not None:
+        resolved = sampling_params.extra_args or {}
+        sampling_params.extra_args = {**resolved, CHANNEL_KEY: channel}
 
 
 def _check_token_ids(request: "EngineCoreRequest", traits: Traits) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_lladav.denoising.traits import Traits
+from vllm_lladav.model.picture import Picture
 from vllm_lladav.model.shape import ModelShape
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Family:
         check_text: raises ``VLLMValidationError`` for the text of a prompt that
             comes without images and cannot be meant so.
         shape: dimensions, from a config and the rows of the LM head, which vLLM pads.
+        picture: where the visual tokens of an image look, from a config and the small
+            fields of the processed image; None if they do not tell.
     """
 
     name: str
@@ -52,3 +55,4 @@ class Family:
     read_traits: Callable[["ModelConfig"], Traits]
     check_text: Callable[[str], None]
     shape: Callable[[Any, int], ModelShape]
+    picture: Callable[[Any, Mapping[str, Any]], Picture | None]

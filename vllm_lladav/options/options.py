@@ -264,6 +264,12 @@ class ServerOptions(RequestOptions):
         "clients name images: names are shared by all of them, so allow is for "
         "clients that trust each other",
     )
+    live_canvas: str = _server_option(
+        "off",
+        OneOf(("off", "on")),
+        "lets streamed chat completions show their canvas step by step (live_canvas in "
+        "vllm_xargs), and serves the page /lladav, which draws it",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

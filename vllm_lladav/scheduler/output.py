@@ -17,6 +17,7 @@ from vllm_lladav.denoising.marks import FinishMark, StepReport
 from vllm_lladav.denoising.params import denoising_params
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.scheduler.progress import Progress
+from vllm_lladav.scheduler.showing import Showing
 from vllm_lladav.scheduler.stats import DenoisingStats
 
 logger = init_logger(__name__)
@@ -35,6 +36,7 @@ class DenoisingOutput(Scheduler):
         self._progress: dict[str, Progress] = {}
         self._finish_marks: dict[str, int] = {}
         self._stats = DenoisingStats()
+        self._showing = Showing()
         self._dispatch_times: deque[float] = deque()
 
     # ------------------------------------------------------------- requests
@@ -47,6 +49,7 @@ class DenoisingOutput(Scheduler):
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         progress = self._progress.pop(request.request_id)
+        self._showing.forget(request.request_id)
         super()._free_request(request, *args, **kwargs)
         # vLLM hands these on to the client; KV transfer, which they are for, cannot
         # be on.
@@ -100,10 +103,12 @@ class DenoisingOutput(Scheduler):
                 time.monotonic() - self._dispatch_times.popleft()
             )
         self._take_reports(model_runner_output)
+        self._showing.take(self.requests, model_runner_output)
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         self._add_figures(outputs)
         for request_id in list(self._finish_marks):
             self._finish_without_tokens(request_id, outputs)
+        self._showing.add_to(outputs)
         return outputs
 
     def _take_reports(self, output: ModelRunnerOutput) -> None:

@@ -12,6 +12,7 @@ from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import Step, StepIndex, StepPlan
 from vllm_lladav.pruning.params import PruneStage, PruningParams
 from vllm_lladav.worker.attention import AttendedSequence
+from vllm_lladav.worker.frames import WatchedVisual
 from vllm_lladav.worker.logprobs import CanvasLogprobs
 from vllm_lladav.worker.scoring import Pruned
 
@@ -46,6 +47,7 @@ class DenoisingRequest:
             encoder cache lets go of the images after the first.
         prune_report: of the step that runs.
         on_pruned: tells an observer.
+        watched: the visual tokens as frames show them; None if no client watches.
         step: the last one whose forward pass began. Where it prunes, it gets shorter
             on the way.
     """
@@ -63,6 +65,7 @@ class DenoisingRequest:
     prompt_embeds: torch.Tensor | None = None
     prune_report: PruneReport | None = None
     on_pruned: OnPruned | None = None
+    watched: WatchedVisual | None = None
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:
@@ -194,6 +197,8 @@ class DenoisingRequest:
         spent = 0 if self.prune_report is None else self.prune_report.microseconds
         spent += round(pruned.seconds * 1e6)
         self.prune_report = PruneReport(len(self.visual), spent)
+        if self.watched is not None:
+            self.watched.keep(pruned.kept)
         if self.on_pruned is not None:
             self.on_pruned(self.req_id, pruned)
 

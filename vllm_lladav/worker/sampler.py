@@ -24,6 +24,7 @@ from vllm_lladav.worker.batch_step import BatchStep
 from vllm_lladav.worker.contract import DenoisingModel
 from vllm_lladav.worker.drawing import Drawing
 from vllm_lladav.worker.ending_step import EndingStep
+from vllm_lladav.worker.frames import Frames
 from vllm_lladav.worker.predictor import Predictor
 from vllm_lladav.worker.step_output import packed
 
@@ -89,6 +90,7 @@ class DenoisingSampler:
             step, self._canvases, self._predictor, self._drawing_of(step), num_seen
         )
         ending.observe()
+        frames = Frames.of(step.requests, ending.canvas)
         ranking = ending.transfer()
         if self.has_official_order:
             settle(ending.canvas, ranking, ending.layout, ending.predict_more)
@@ -100,7 +102,7 @@ class DenoisingSampler:
         return SamplerOutput(
             sampled_token_ids=tokens,
             logprobs_tensors=ending.take_logprobs(emitted),
-            num_nans=None,
+            num_nans=None if frames is None else frames.packed(ending.canvas),
             num_sampled=counts,
             # What the next step computes anew counts as rejected, which leaves the
             # runner's number of computed tokens at those before it.

@@ -24,13 +24,14 @@ from vllm.v1.worker.gpu.states import RequestState
 from vllm.v1.worker.utils import AttentionGroup
 
 from vllm_lladav.denoising.canvas import Canvases, CanvasRequest
-from vllm_lladav.denoising.params import denoising_params, is_resolved
+from vllm_lladav.denoising.params import channel_of, denoising_params, is_resolved
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.denoising.traits import traits_of
 from vllm_lladav.denoising.whole_graphs import graph_rows_of
 from vllm_lladav.worker.attention import AttendedSequence, StepAttention
 from vllm_lladav.worker.batch_step import BatchStep, OnStep
 from vllm_lladav.worker.contract import DenoisingModel
+from vllm_lladav.worker.frames import WatchedVisual
 from vllm_lladav.worker.logprobs import CanvasLogprobs
 from vllm_lladav.worker.memory import Reserve, prompt_embeds_bytes
 from vllm_lladav.worker.prune_pass import AttentionInputs, PrunePass
@@ -137,6 +138,9 @@ class DenoisingState(ModelState):
         images = [feature.mm_position for feature in new_req_data.mm_features]
         visual = [np.arange(i.offset, i.offset + i.length) for i in images]
         lengths = [image.length for image in images]
+        watched = None
+        if channel_of(sampling_params) is not None:
+            watched = WatchedVisual(sum(lengths), self.device)
         # A copy from memory that is not pinned would wait for all that is queued.
         send = partial(async_tensor_h2d, device=self.device)
         prompt_token_ids = np.array(prompt, np.int64)
@@ -157,6 +161,7 @@ class DenoisingState(ModelState):
             prompt_masks=send(prompt_masks),
             masks_of=self._canvases.masks_of,
             on_pruned=self.on_pruned,
+            watched=watched,
         )
 
     def remove_request(self, req_id: str) -> None:

@@ -85,6 +85,7 @@ OTHER = Family(
     read_traits=lambda model_config: TRAITS,
     check_text=_check_text,
     shape=_shape,
+    picture=lambda config, fields: None,
 )
 
 

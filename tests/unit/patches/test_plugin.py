@@ -24,6 +24,7 @@ from vllm.entrypoints.cli import serve as serve_command
 from vllm.entrypoints.generate.beam_search.online import BeamSearchOnlineMixin
 from vllm.entrypoints.launchers import app as launcher
 from vllm.entrypoints.launchers.api_server import entry
+from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 from vllm.entrypoints.serve.exception_handling import error_response
 from vllm.entrypoints.serve.exception_handling.handlers import http, validation
@@ -73,6 +74,8 @@ WRAPPED: list[tuple[Any, str]] = [
     (AsyncLLM, "check_admission"),
     (AsyncLLM, "abort"),
     (OutputProcessor, "abort_requests"),
+    (OutputProcessor, "process_outputs"),
+    (OpenAIServingChat, "_create_chat_completion"),
     (entry, "build_and_serve"),
     (serve_command, "launch_core_engines"),
     (APIServerProcessManager, "shutdown"),

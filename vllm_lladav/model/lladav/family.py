@@ -2,12 +2,14 @@
 """LLaDA-V, as the engine sees it."""
 
 import os
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vllm_lladav.denoising.traits import Traits
 from vllm_lladav.model.family import Family
 from vllm_lladav.model.lladav.validation import validate_config
+from vllm_lladav.model.picture import Picture
 from vllm_lladav.model.shape import ModelShape, VisionShape
 
 if TYPE_CHECKING:
@@ -129,6 +131,14 @@ def model_shape(config: "LladavConfig", vocab_rows: int) -> ModelShape:
     )
 
 
+def _picture(
+    config: "LladavConfig", fields: Mapping[str, Sequence[int]]
+) -> Picture | None:
+    from vllm_lladav.model.lladav.picture import picture_of
+
+    return picture_of(config, fields)
+
+
 LLADAV = Family(
     name="LLaDA-V",
     architecture="LlavaLLaDAModelLM",
@@ -139,4 +149,5 @@ LLADAV = Family(
     read_traits=read_traits,
     check_text=_check_text,
     shape=model_shape,
+    picture=_picture,
 )

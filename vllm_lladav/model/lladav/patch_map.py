@@ -15,6 +15,7 @@ its features are interpolated between the at most 2x2 patches around the middle.
 """
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -70,33 +71,47 @@ def map_visual_tokens(
     Raises:
         ValueError: if the picture cannot be tiled.
     """
+    has_newlines = {"overview": False, "tiles": True}
+    tokens = [
+        token
+        for view, (rows, columns) in view_lines(size, geometry, mode).items()
+        for token in _grid(view, rows, columns, has_newlines[view])
+    ]
+    if mode == "pad_list":
+        tokens.append(VisualToken("overview", geometry.tile_grid, 0, True, None))
+    return tuple(tokens)
+
+
+def view_lines(
+    size: tuple[int, int], geometry: AnyresGeometry, mode: ImageMode = "anyres"
+) -> dict[View, tuple[np.ndarray, np.ndarray]]:
+    """Edges of the rows and of the columns of every view, in picture pixels, in the
+    order of the prompt.
+
+    Raises:
+        ValueError: if the picture cannot be tiled.
+    """
     check_size(size)
     width, height = size
-    if mode == "anyres":
-        tiles = _grid("tiles", *_tile_lines(size, geometry), with_newlines=True)
-        rows, columns = (_tile_0(geometry, side, side) for side in (height, width))
-        return _grid("overview", rows, columns) + tiles
-    rows, columns = (_tile_0(geometry, side, max(size)) for side in (height, width))
-    square = _grid("overview", rows, columns)
-    if mode == "pad_stacked":
-        return square
-    newline = VisualToken("overview", geometry.tile_grid, 0, True, None)
-    return (*square, newline)
+    sides = (height, width)
+    if mode != "anyres":
+        rows, columns = (_tile_0(geometry, side, max(size)) for side in sides)
+        return {"overview": (rows, columns)}
+    rows, columns = (_tile_0(geometry, side, side) for side in sides)
+    return {"overview": (rows, columns), "tiles": _tile_lines(size, geometry)}
 
 
 def _grid(
-    view: View, rows: np.ndarray, columns: np.ndarray, with_newlines: bool = False
-) -> tuple[VisualToken, ...]:
+    view: View, rows: np.ndarray, columns: np.ndarray, with_newlines: bool
+) -> Iterator[VisualToken]:
     """Tokens between lines (``[rows + 1]``, ``[columns + 1]``), row by row."""
-    tokens = []
     # Plain floats: numpy's are slow one by one.
     for row, (y0, y1) in enumerate(pairwise(rows.tolist())):
         for column, (x0, x1) in enumerate(pairwise(columns.tolist())):
             box = Box(x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
-            tokens.append(VisualToken(view, row, column, False, box))
+            yield VisualToken(view, row, column, False, box)
         if with_newlines:
-            tokens.append(VisualToken(view, row, len(columns) - 1, True, None))
-    return tuple(tokens)
+            yield VisualToken(view, row, len(columns) - 1, True, None)
 
 
 def _tile_0(geometry: AnyresGeometry, length: int, side: int) -> np.ndarray:
