@@ -40,9 +40,10 @@ def predicts_mask_checkpoint(
 def server(
     tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    """``vllm serve --model lladav --plugin pruning``, shared by all tests."""
+    """``vllm serve --model lladav --plugin pruning --live-canvas on``, shared by all
+    tests."""
     log = tmp_path_factory.mktemp("server") / "server.log"
-    with running_server(tiny_checkpoint, log) as server:
+    with running_server(tiny_checkpoint, log, "--live-canvas", "on") as server:
         yield server
 
 

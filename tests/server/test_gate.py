@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.server.client import ENDLESS, small_chat
+from tests.server.client import ENDLESS, assert_refused, small_chat
 from tests.server.process import ServerProcess, running_server
 
 KEY = {"Authorization": "Bearer secret"}
@@ -47,6 +47,17 @@ def test_every_route_needs_the_key(
     open_paths = {path for path, status in answers.items() if status != 401}
     assert len(answers) > 20
     assert open_paths == {"/health", "/ping", "/version", "/metrics"}
+
+
+def test_nobody_watches_by_default(guarded_server: ServerProcess) -> None:
+    """There is neither the page nor what it asks for."""
+    page = requests.get(f"{guarded_server.url}/lladav/", headers=KEY, timeout=10)
+    assert page.status_code == 404
+    body = small_chat(stream=True)
+    body["vllm_xargs"]["live_canvas"] = 1
+    url = f"{guarded_server.url}/v1/chat/completions"
+    refused = requests.post(url, json=body, headers=KEY, timeout=20)
+    assert_refused(refused, "live_canvas needs a server that runs with")
 
 
 def test_wrong_key(guarded_server: ServerProcess) -> None:

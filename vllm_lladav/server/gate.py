@@ -21,6 +21,7 @@ from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddlew
 
 from vllm_lladav.model.families import is_ours
 from vllm_lladav.options.reading import server_of
+from vllm_lladav.page.serving import is_page, serve_page
 from vllm_lladav.server.body import bounded
 from vllm_lladav.server.draining import ShuttingDownError
 from vllm_lladav.server.outcomes import (
@@ -46,6 +47,7 @@ class Gate:
     """
     - With ``--api-key`` every path but :data:`OPEN` needs the key; vLLM asks for it
       under ``/v1`` and some more.
+    - With ``--live-canvas on`` there is a page, whose files need no key.
     - ``/health`` is a 503 while the server ends and while the engine does not get on.
     - While the server ends, requests to generate are a 503.
     - Bodies are read up to ``--max-body-mib``.
@@ -64,6 +66,8 @@ class Gate:
             await self._live(engine, scope, receive, send)
         elif scope["type"] != "http":
             await self._app(scope, receive, send)
+        elif is_page(_path(scope)) and _has_page(engine):
+            await serve_page(scope, receive, send)
         elif not _is_allowed(state.args, scope):
             await _send_error(HTTPStatus.UNAUTHORIZED, "Unauthorized", scope, send)
         else:
@@ -131,6 +135,10 @@ def _is_allowed(args: Any, scope: "Scope") -> bool:
         return True
     keys = AuthenticationMiddleware(scope["app"], tokens)
     return keys.verify_token(Headers(scope=scope))
+
+
+def _has_page(engine: Any) -> bool:
+    return server_of(engine.vllm_config).live_canvas == "on"
 
 
 def _path(scope: "Scope") -> str:
