@@ -6,9 +6,11 @@ import pytest
 from tests.engine.harness import (
     KV_BLOCK_BYTES,
     Engine,
+    prompt_of,
     recorded_pruning,
     recorded_transfers,
 )
+from tests.engine.test_live_canvas import frames_of, watched
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +50,27 @@ def test_preempted_request_emits_nothing_twice(
     assert [list(likely) for likely in logprobs] == [[t] for t in victim.output_ids]
     assert engine.max_in_flight == 1
     assert engine.free_blocks == engine.all_blocks
+
+
+def test_watcher_of_a_preempted_request_sees_it_again(
+    one_at_a_time: Engine, golden_cases
+):
+    """From its first step, and what was on its way when it was interrupted never."""
+    engine = one_at_a_time
+    victim, urgent = golden_cases["text_32_8_32"], golden_cases["text_stop"]
+    with watched(victim) as (params, channel):
+        engine.add(prompt_of(victim), params, victim.name, 1)
+        engine.step(20)
+        engine.add_case(urgent, priority=0)
+        engine.finish()
+        frames = frames_of(channel)
+    steps = [frame.step_index.step for frame in frames]
+    begun = steps.index(0, 1)
+    assert 15 < begun <= 20
+    assert steps == [*range(begun), *range(32)]
+    assert [f.unmasked for f in frames[:begun]] == [
+        f.unmasked for f in frames[begun : 2 * begun]
+    ]
 
 
 def test_something_was_emitted_before_the_preemption(

@@ -4,6 +4,7 @@
 from typing import TYPE_CHECKING
 
 import torch
+from vllm import envs
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from vllm_lladav.denoising.resolve import check_depth
@@ -86,6 +87,9 @@ def _refuse_unsupported(vllm_config: "VllmConfig", family: Family) -> None:
         "custom logits processors (--logits-processors)": bool(model.logits_processors),
         "Model Runner V1 (VLLM_USE_V2_MODEL_RUNNER=0)": (
             not vllm_config.use_v2_model_runner
+        ),
+        "VLLM_RAISE_ON_LOGIT_NANS and --live-canvas on, which share a field": (
+            envs.VLLM_RAISE_ON_LOGIT_NANS and server_of(vllm_config).live_canvas == "on"
         ),
         "pooling (--runner pooling)": model.runner_type == "pooling",
         "a quantized checkpoint (quantization_config in config.json)": (

@@ -6,7 +6,7 @@ from typing import Any
 
 from vllm.exceptions import VLLMValidationError
 
-from vllm_lladav.options.kinds import Integer, OptionError, refused
+from vllm_lladav.options.kinds import Integer, OptionError
 from vllm_lladav.options.options import ServerOptions
 
 NAME = "live_canvas"
@@ -41,11 +41,9 @@ def take_channel(params: Any, server: ServerOptions) -> int | None:
     else:
         number = 0
     if server.live_canvas != "on":
-        needed = "left out on a server without --live-canvas on"
-        raise _refused(needed, 1 if number else value)
+        raise _refused("a server that runs with --live-canvas on")
     if not number:
-        needed = "left out but of streamed chat completions of one choice"
-        raise _refused(needed, value)
+        raise _refused("a chat completion with stream: true and n: 1")
     return number
 
 
@@ -63,5 +61,5 @@ def _checked(value: object) -> int:
         raise VLLMValidationError(str(error), parameter=NAME) from None
 
 
-def _refused(allowed: str, got: object) -> VLLMValidationError:
-    return VLLMValidationError(str(refused(NAME, allowed, got)), parameter=NAME)
+def _refused(needed: str) -> VLLMValidationError:
+    return VLLMValidationError(f"{NAME} needs {needed}", parameter=NAME)
