@@ -52,6 +52,9 @@ $(STAMP):
 
 serve: $(STAMP) ## Serve MODEL on PORT of HOST (this machine only); further flags in ARGS
 	$(VENV)/bin/vllm serve $(MODEL) $(PRUNING) --host $(HOST) --port $(PORT) $(ARGS)
+serve: $(STAMP) ## Serve MODEL, and the page /lladav, on PORT of HOST (this machine only); flags in ARGS
+	$(VENV)/bin/vllm serve --model $(MODEL) $(PRUNING) --host $(HOST) --port $(PORT) \
+		--live-canvas on $(ARGS)
 
 deploy-check: $(STAMP) ## Run examples/deploy/nginx.conf before a server (needs nginx)
 	$(VENV)/bin/python examples/deploy/check.py
