@@ -58,6 +58,6 @@ def apply() -> None:
             chunks,
             channel,
             events,
-            id=raw_request.state.request_metadata.request_id,
-            model=self.models.model_name(),
+            raw_request.state.request_metadata,
+            self.models.model_name(),
         )

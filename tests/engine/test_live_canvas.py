@@ -107,7 +107,7 @@ def test_host_is_not_asked(engine: Engine, golden_cases):
     # The host learns of the end a step late.
     assert len(frames) == 16 <= len(sent) <= 17
     assert {len(row) for row in sent} == {1}
-    assert len(sent[-1][0]) == len(FrameHead._fields) + 16 + 1
+    assert len(sent[-1][0]) == len(FrameHead._fields) + 16
     positions = [[one.position for one in frame.unmasked] for frame in frames]
     assert positions == recorded_steps(case)
     assert list(frames[0].kept or ()) == case.tensors["prune_kept_visual"].tolist()

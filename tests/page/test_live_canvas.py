@@ -23,6 +23,7 @@ CASES: dict[str, Case] = {
     "one step of many": ("text_16_16_40", {}),
     "stopped": ("text_stop_blocks", {}),
     "stopped at once": ("text_stop_first", {}),
+    "stopped in the text": ("text_stop", {"stop_search": "text"}),
     "suffix": ("text_suffix_stop", {}),
     "mask in the prompt": ("text_mask_in_prompt", {}),
     "guided": ("text_cfg", {"cfg_scale": 1.5}),
@@ -100,11 +101,12 @@ def test_steps_are_those_of_the_official_code(
 def test_lengths_and_blocks(watched: dict[str, Watched]) -> None:
     """Of a cached canvas: whole blocks, but for the steps that compute everything."""
     seen = watched["cached: True"]
-    assert seen.start["canvas"] | {"suffix": []} == {
+    assert seen.start["canvas"] == {
         "length": 32,
         "block_length": 8,
         "answer_length": 32,
         "suffix": [],
+        "mask_token_id": 126_336,
     }
     length = seen.start["prompt_tokens"] + 32
     assert {step["sequence_length"] for step in seen.steps} == {length}

@@ -57,12 +57,14 @@ class Watched:
 
     def replayed(self) -> list[int]:
         """The answer that the events tell, which unmask no position twice."""
-        canvas: dict[int, int] = {}
+        start, canvas = self.start["canvas"], dict[int, int]()
         for transfers in self.transfers():
             assert canvas.keys().isdisjoint(transfers)
             canvas |= {place: token_id for place, (token_id, _) in transfers.items()}
-        answer = [canvas[place] for place in range(self.end["answer_tokens"])]
-        return answer + self.start["canvas"]["suffix"]
+        places = range(self.end["answer_tokens"])
+        # Some end with masks: those of a prompt may take their steps.
+        answer = [canvas.get(place, start["mask_token_id"]) for place in places]
+        return answer + start["suffix"]
 
 
 def body_of(case: GoldenCase, watches: bool = True, **xargs: Any) -> dict[str, Any]:

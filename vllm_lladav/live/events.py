@@ -16,7 +16,7 @@ from vllm_lladav.denoising.params import DenoisingParams
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.denoising.traits import traits_of
 from vllm_lladav.model.families import family_of
-from vllm_lladav.model.flops import Breakdown, StepMasks, step_flops, vision_flops
+from vllm_lladav.model.flops import StepMasks, step_flops, vision_flops
 from vllm_lladav.model.picture import Picture
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ class CanvasEvents:
     def __init__(self, model_config: "ModelConfig", tokenizer: Any) -> None:
         self._config = model_config.hf_config
         self._family = family_of(model_config)
-        rows = pad_vocab_size(traits_of(model_config).num_tokens)
+        traits = traits_of(model_config)
+        self._mask_token_id = traits.mask_token_id
+        rows = pad_vocab_size(traits.num_tokens)
         self._shape = self._family.shape(self._config, rows)
         self._tokenizer = tokenizer
         self._began = time.monotonic()
@@ -54,8 +56,21 @@ class CanvasEvents:
         yield self._step(frame)
         if frame.kept is not None:
             yield self._pruned(frame)
-        if frame.is_last:
-            yield self._end(frame)
+        self._last = frame
+
+    def end(self, num_tokens: int) -> Event:
+        """Once the answer is complete; ``num_tokens`` of it, its suffix included."""
+        suffix = self._plan.params.suffix_token_ids
+        if self._last.is_last:  # Else the text ended it, and there is none.
+            num_tokens -= len(suffix)
+        return {
+            "event": "end",
+            "steps": self._last.step_index.step + 1,
+            "answer_tokens": num_tokens,
+            "seconds": self._seconds(),
+            "visual_tokens": self._last.num_visual,
+            "flops": {**vars(self._spent), "total": self._spent.total},
+        }
 
     def _start(self, start: Mapping[str, Any]) -> Event:
         params = DenoisingParams.from_values(start["params"], seed=None)
@@ -75,6 +90,7 @@ class CanvasEvents:
                 "block_length": params.block_length,
                 "answer_length": params.max_answer_tokens,
                 "suffix": list(params.suffix_token_ids),
+                "mask_token_id": self._mask_token_id,
             },
             "steps": params.steps,
             "prompt_tokens": self._plan.prompt_len,
@@ -140,25 +156,9 @@ class CanvasEvents:
             "images": images,
         }
 
-    def _end(self, frame: Frame) -> Event:
-        num_steps = frame.step_index.step + 1
-        seconds = self._seconds()
-        return {
-            "event": "end",
-            "steps": num_steps,
-            "answer_tokens": frame.num_final,
-            "seconds": seconds,
-            "visual_tokens": frame.num_visual,
-            "flops": _parts(self._spent),
-        }
-
     def _seconds(self) -> float:
         return round(time.monotonic() - self._began, 4)
 
 
 def _described(picture: Picture | None) -> dict[str, Any]:
     return {} if picture is None else picture.described()
-
-
-def _parts(spent: Breakdown) -> dict[str, int]:
-    return {**vars(spent), "total": spent.total}

@@ -4,17 +4,18 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
 from typing import Any
 
 from vllm_lladav.denoising.frame import Shown
 from vllm_lladav.live.channels import Channel
-from vllm_lladav.live.events import CanvasEvents
+from vllm_lladav.live.events import CanvasEvents, Event
 
 EVENT_KEY = "lladav"
 """Field of a chunk that has an event. Such a chunk has no choices."""
 
+_DONE = "data: [DONE]\n\n"
 _END = object()
 
 
@@ -22,13 +23,16 @@ async def with_events(
     chunks: AsyncGenerator[str, None],
     channel: Channel,
     events: CanvasEvents,
-    **fields: Any,
+    metadata: Any,
+    model: str,
 ) -> AsyncGenerator[str, None]:
     """``chunks`` as vLLM writes them, each behind the events that precede it.
 
     Args:
         channel: of the request; closed at the end.
-        fields: of the chunks that have an event: ``id``, ``model``.
+        metadata: vLLM's ``RequestResponseMetadata`` of the response, which has the
+            usage once the answer is complete.
+        model: that answers.
     """
 
     async def forward() -> None:
@@ -39,22 +43,26 @@ async def with_events(
             channel.put_nowait(_END)
             await chunks.aclose()
 
-    created = int(time.time())
+    fields = {
+        "id": metadata.request_id,
+        "object": "chat.completion.chunk",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [],
+    }
     forwarding = asyncio.create_task(forward())
     try:
         while (item := await channel.get()) is not _END:
+            told: Iterable[Event] = ()
+            if isinstance(item, Shown):
+                told = events.of(item)
+            elif item == _DONE and metadata.final_usage_info is not None:
+                told = [events.end(metadata.final_usage_info.completion_tokens)]
+            for event in told:
+                chunk = {**fields, EVENT_KEY: event}
+                yield f"data: {json.dumps(chunk, allow_nan=False)}\n\n"
             if not isinstance(item, Shown):
                 yield item
-                continue
-            for event in events.of(item):
-                chunk = {
-                    "object": "chat.completion.chunk",
-                    "created": created,
-                    **fields,
-                    "choices": [],
-                    EVENT_KEY: event,
-                }
-                yield f"data: {json.dumps(chunk, allow_nan=False)}\n\n"
         await forwarding
     finally:
         channel.close()
