@@ -177,7 +177,7 @@ async function loadModels() {
     by("model").replaceChildren(...names.map((name) => new Option(name)));
     say("");
   } catch (error) {
-    say(`The server does not say what it serves (${error.message}). Settings has a key.`);
+    say(`The server does not say what it serves (${error.message}). A key goes into Settings.`);
   }
   changed();
 }

@@ -25,6 +25,7 @@ export function curlOf(body, file, hasKey) {
 export function pythonOf(body, file, hasKey) {
   const { model, messages, max_tokens: maxTokens, vllm_xargs: xargs } = body;
   const text = messages[0].content.at(-1).text;
+  const start = messages[0].content[0].image_url?.url.split(",")[0];
   return [
     ...(file ? ["import base64"] : []),
     ...(hasKey ? ["import os"] : []),
@@ -37,7 +38,7 @@ export function pythonOf(body, file, hasKey) {
     ...(file
       ? [
           `picture = base64.b64encode(open(${JSON.stringify(file)}, "rb").read()).decode()`,
-          `url = {"url": f"data:image/png;base64,{picture}"}`,
+          `url = {"url": f"${start},{picture}"}`,
           `content.insert(0, {"type": "image_url", "image_url": url})`,
         ]
       : []),

@@ -12,11 +12,11 @@ async function checked(response) {
     return response;
   }
   const text = await response.text();
-  let message = text || response.statusText;
+  let message = response.statusText;
   try {
     message = JSON.parse(text).error.message;
   } catch {
-    // It is no error of the API; the text says what it is.
+    // It is no error of the API, such as the page of a proxy.
   }
   throw new Error(`${response.status}: ${message}`);
 }
