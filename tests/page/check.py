@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page in a real browser, before a real server with a key: ``make page-check``.
 
-Needs Chromium on the path and the extra ``browser``. Prints what was shown and fails at
-the first thing that is not so; ``--screenshots FOLDER`` keeps the pictures that
-``docs/page.md`` has.
+Needs Chromium on the path, and the package ``playwright``, which ``make`` installs.
+Prints what was shown and fails at the first thing that is not so; ``--screenshots
+FOLDER`` keeps the pictures that ``docs/page.md`` has.
 """
 
 import argparse
