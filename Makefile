@@ -26,17 +26,7 @@ FINGERPRINT := $(firstword $(shell { pwd; cat $(SETUP_INPUTS); } | cksum))
 STAMP := $(VENV)/.setup-$(FINGERPRINT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve deploy-check test fuzz bench gpu-check lint lock release clean docs-check docs page-check
-
-help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
-	@echo "Variables: PYTHON, DEVICE (auto, cpu, cuda), VERSIONS (locked, newest), MODEL,"
-	@echo "HOST, PORT, PRUNING, N, MINUTES, ARGS, PYTEST_ARGS"
-
-help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
-	@echo "Variables: PYTHON, DEVICE (auto, cpu, cuda), VERSIONS (locked, newest), MODEL,"
-	@echo "HOST, PORT, PRUNING, N, MINUTES, ARGS, PYTEST_ARGS"
+.PHONY: help setup serve deploy-check test fuzz bench gpu-check lint lock release clean docs-check docs page-check monitoring-check
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +53,8 @@ page-check: $(STAMP) ## Use the page /lladav in a browser (needs Chromium)
 	$(VENV)/bin/python -c 'import playwright' 2> /dev/null \
 		|| $(VENV)/bin/pip install --quiet playwright
 	$(VENV)/bin/python -m tests.page.check $(ARGS)
+monitoring-check: $(STAMP) ## Run examples/docker's Prometheus rules (needs prometheus)
+	$(VENV)/bin/python -m tests.deploy.check_monitoring
 
 test: $(STAMP) ## Run the tests; further flags in PYTEST_ARGS
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
