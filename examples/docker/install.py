@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Create the environment of the CPU image: vLLM's CPU build and this project.
+
+    python examples/docker/install.py DIRECTORY
+
+As ``make setup``, less what only a developer needs.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+from setup_env import NETWORK_HINT, SetupError, Venv, install_cpu_vllm  # noqa: E402
+
+
+def main(root: Path) -> int:
+    venv = Venv(root)
+    try:
+        venv.create()
+        install_cpu_vllm(venv)
+        venv.pip_install("Installing this project", ROOT, hint=NETWORK_HINT)
+        venv.pip(
+            "Checking that all requirements agree (pip check)",
+            "check",
+            hint="One of the packages asks for another version.",
+        )
+    except SetupError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    # The repacked wheel, half a GB; it is installed.
+    shutil.rmtree(root / "wheels")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
