@@ -10,6 +10,10 @@ import shutil
 import sys
 from pathlib import Path
 
+NOT_NEEDED = ("triton", "wheel", "pip")
+"""Where the server runs. Triton, a GB, comes with the structured output that is refused
+here, and vLLM turns it off without a GPU."""
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
@@ -26,6 +30,11 @@ def main(root: Path) -> int:
             "Checking that all requirements agree (pip check)",
             "check",
             hint="One of the packages asks for another version.",
+        )
+        venv.pip(
+            f"Removing {', '.join(NOT_NEEDED)}",
+            *("uninstall", "-qq", "--yes", *NOT_NEEDED),
+            hint="They were installed a moment ago.",
         )
     except SetupError as error:
         print(f"\nerror: {error}", file=sys.stderr)
