@@ -22,7 +22,7 @@ LABELS_OF_PROMETHEUS = frozenset({"instance", "job"})
 _KEYWORDS = frozenset({"and", "or", "unless", "bool", "offset"})
 _GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(.*?\)")
 _NOT_NAMES = re.compile(r"\{.*?\}|\[.*?\]|\"[^\"]*\"")
-_NAME = re.compile(r"[a-zA-Z_:][\w:]*(?!\w|\s*\()")
+_NAME = re.compile(r"(?<!\w)[a-zA-Z_:][\w:]*(?![\w:]|\s*\()")
 
 
 @dataclass(frozen=True)

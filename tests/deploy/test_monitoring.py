@@ -42,7 +42,7 @@ def exported(server: ServerProcess) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("query", queries(), ids=lambda query: query.where)
+@pytest.mark.parametrize("query", list(queries()), ids=lambda query: query.where)
 def test_metrics_and_labels_are_exported(
     query: Query, exported: dict[str, set[str]]
 ) -> None:
