@@ -26,10 +26,10 @@ FINGERPRINT := $(firstword $(shell { pwd; cat $(SETUP_INPUTS); } | cksum))
 STAMP := $(VENV)/.setup-$(FINGERPRINT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve deploy-check test fuzz bench gpu-check lint lock release clean docs-check docs page-check monitoring-check
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' Makefile)
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: PYTHON, DEVICE (auto, cpu, cuda), VERSIONS (locked, newest), MODEL,"
 	@echo "HOST, PORT, PRUNING, N, MINUTES, ARGS, PYTEST_ARGS"
 
@@ -40,10 +40,8 @@ $(STAMP):
 	@rm -f $(VENV)/.setup-*
 	@touch $@
 
-serve: $(STAMP) ## Serve MODEL on PORT of HOST (this machine only); further flags in ARGS
-	$(VENV)/bin/vllm serve $(MODEL) $(PRUNING) --host $(HOST) --port $(PORT) $(ARGS)
-serve: $(STAMP) ## Serve MODEL, and the page /lladav, on PORT of HOST (this machine only); flags in ARGS
-	$(VENV)/bin/vllm serve --model $(MODEL) $(PRUNING) --host $(HOST) --port $(PORT) \
+serve: $(STAMP) ## Serve MODEL, and the page /lladav, on PORT of HOST; flags in ARGS
+	$(VENV)/bin/vllm serve $(MODEL) $(PRUNING) --host $(HOST) --port $(PORT) \
 		--live-canvas on $(ARGS)
 
 deploy-check: $(STAMP) ## Run examples/deploy/nginx.conf before a server (needs nginx)
@@ -53,6 +51,7 @@ page-check: $(STAMP) ## Use the page /lladav in a browser (needs Chromium)
 	$(VENV)/bin/python -c 'import playwright' 2> /dev/null \
 		|| $(VENV)/bin/pip install --quiet playwright
 	$(VENV)/bin/python -m tests.page.check $(ARGS)
+
 monitoring-check: $(STAMP) ## Run examples/docker's Prometheus rules (needs prometheus)
 	$(VENV)/bin/python -m tests.deploy.check_monitoring
 
