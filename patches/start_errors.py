@@ -3,16 +3,19 @@
 
 Why: what is wrong with a checkpoint is found in a worker, and what is wrong with the
 memory in the engine core. The server's own last words are "Engine core initialization
-failed. See root cause above", hundreds of lines below it.
-How: wraps ``Worker.load_model`` and ``EngineCore._initialize_kv_caches``, which leave
-the error in a file whose name the engine's processes inherit from
-``CoreEngineProcManager``, and ``wait_for_engine_startup``, which adds it to vLLM's.
+failed. See root cause above", hundreds of lines below it. What is refused before an
+engine starts is the last line of a traceback that is of no use.
+How: wraps ``ServeSubcommand.cmd``, which then ends with our message alone; and
+``Worker.load_model`` and ``EngineCore._initialize_kv_caches``, which leave the error in
+a file whose name the engine's processes inherit from ``CoreEngineProcManager``, and
+``wait_for_engine_startup``, which adds it to vLLM's.
 Affects: our models only; errors get longer, and stay of their type.
 Can go: when vLLM's processes report the cause.
 """
 
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lladav.model.families import is_ours
+from vllm_lladav.model.start_error import StartError
 from vllm_lladav.patches.wrapping import wrap
 
 FILE = "LLADAV_START_ERROR"
@@ -27,9 +31,17 @@ FILE = "LLADAV_START_ERROR"
 
 
 def apply() -> None:
+    from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.v1.engine import utils
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.worker.gpu_worker import Worker
+
+    @wrap(ServeSubcommand, "cmd")
+    def serve_or_say_why(serve: Any, args: Any) -> None:
+        try:
+            serve(args)
+        except StartError as error:
+            sys.exit(f"vllm serve: error: {error}")
 
     @wrap(utils.CoreEngineProcManager, "__init__")
     def start_engine(init: Any, self: Any, *args: Any, **kwargs: Any) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``vllm serve`` and the model list show."""
 
+import os
 import re
 import subprocess
 
@@ -55,12 +56,44 @@ def test_help_lists_the_flags_in_their_own_group() -> None:
 
 
 @pytest.mark.slow
-def test_flags_of_pruning_need_the_plugin() -> None:
-    """Also where the value is the default."""
-    command = [str(VLLM), "serve", "lladav-tiny", "--prune-rate", "0.5"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode != 0
-    assert "prune_rate needs --plugin pruning; got 0.5" in result.stderr
+@pytest.mark.parametrize(
+    ("arguments", "variables", "words"),
+    [
+        # Also where the value is the default.
+        (
+            ["lladav-tiny", "--prune-rate", "0.5"],
+            {},
+            "prune_rate needs --plugin pruning; got 0.5",
+        ),
+        (
+            ["lladav"],
+            {"VLLM_LLADAV_MODEL": "/no/such/directory"},
+            "lladav stands for /no/such/directory: there is no such directory. Name a "
+            "directory with a LLaDA-V checkpoint in its place, or set "
+            "VLLM_LLADAV_MODEL to one",
+        ),
+        (
+            ["lladav-tiny", "--quantization", "fp8"],
+            {},
+            "LLaDA-V cannot be served with quantization (--quantization fp8)",
+        ),
+    ],
+    ids=["plugin", "directory", "quantization"],
+)
+def test_what_cannot_be_served_is_one_line(
+    arguments: list[str], variables: dict[str, str], words: str
+) -> None:
+    """The reason, where the user looks, instead of a traceback."""
+    result = subprocess.run(
+        [str(VLLM), "serve", *arguments],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == f"vllm serve: error: {words}"
+    assert "Traceback" not in result.stderr
 
 
 def _help(group: str) -> str:

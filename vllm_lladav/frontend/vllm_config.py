@@ -14,11 +14,12 @@ from vllm_lladav.frontend import kv_cache
 from vllm_lladav.frontend.media_rules import keep_media_rules
 from vllm_lladav.model.families import family_of
 from vllm_lladav.model.family import Family
+from vllm_lladav.model.start_error import StartError, as_start_error
 from vllm_lladav.options.options import ServerOptions
 from vllm_lladav.options.reading import server_of
 
 if TYPE_CHECKING:
-    from vllm.config import VllmConfig
+    from vllm.config import ModelConfig, VllmConfig
 
 GRAPH_SIZES = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 """Rows of the CUDA graphs that cached steps run in. A step has whole blocks of its
@@ -38,19 +39,38 @@ class DenoisingVllmConfig(VerifyAndUpdateConfig):
     """Hook of ``MODELS_CONFIG_MAP``, called in the front end."""
 
     @staticmethod
+    def verify_and_update_model_config(model_config: "ModelConfig") -> None:
+        """Refuse quantization, before vLLM looks at what can be quantized how.
+
+        Raises:
+            StartError: naming how it was asked for.
+        """
+        asked = None
+        if getattr(model_config.hf_config, "quantization_config", None) is not None:
+            asked = "a quantized checkpoint (quantization_config in config.json)"
+        elif model_config.quantization is not None:
+            asked = f"quantization (--quantization {model_config.quantization})"
+        elif model_config.quantization_config is not None:
+            asked = "quantization (--quantization-config)"
+        if asked is not None:
+            name = family_of(model_config).name
+            raise StartError(f"{name} cannot be served with {asked}")
+
+    @staticmethod
     def verify_and_update_config(vllm_config: "VllmConfig") -> None:
         """Check the model and the server options, and adapt vLLM to denoising.
 
         Raises:
-            ValueError: naming what this model cannot be served with.
+            StartError: naming what this model cannot be served with.
         """
         model_config = vllm_config.model_config
         family = family_of(model_config)
-        family.validate(model_config.hf_config)
-        server = server_of(vllm_config)
-        check_depth(server, model_config.hf_config.num_hidden_layers)
-        _refuse_unsupported(vllm_config, family)
-        keep_traits(model_config, family.read_traits(model_config))
+        with as_start_error():
+            family.validate(model_config.hf_config)
+            server = server_of(vllm_config)
+            check_depth(server, model_config.hf_config.num_hidden_layers)
+            _refuse_unsupported(vllm_config, family)
+            keep_traits(model_config, family.read_traits(model_config))
         keep_media_rules(model_config, server)
         # For patches/default_sampling.py, which is given no more than this.
         model_config.hf_config.default_gen_length = server.gen_length
@@ -92,9 +112,6 @@ def _refuse_unsupported(vllm_config: "VllmConfig", family: Family) -> None:
             envs.VLLM_RAISE_ON_LOGIT_NANS and server_of(vllm_config).live_canvas == "on"
         ),
         "pooling (--runner pooling)": model.runner_type == "pooling",
-        "a quantized checkpoint (quantization_config in config.json)": (
-            getattr(model.hf_config, "quantization_config", None) is not None
-        ),
     }
     asked = [name for name, is_asked in unsupported.items() if is_asked]
     assert isinstance(model.dtype, torch.dtype), model.dtype

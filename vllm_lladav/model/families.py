@@ -23,14 +23,21 @@ def family_of(model_config: "ModelConfig") -> Family:
     return FAMILIES[model_config.architecture]
 
 
+def alias_family(model: str) -> Family | None:
+    """The family of which a model's name is an alias; None for a hub name or
+    directory."""
+    for family in FAMILIES.values():
+        if model in family.aliases:
+            return family
+    return None
+
+
 def is_alias(model: str) -> bool:
     """Whether a model's name is one of ours, not a hub name or directory."""
-    return any(model in family.aliases for family in FAMILIES.values())
+    return alias_family(model) is not None
 
 
 def resolve_alias(model: str) -> str:
     """The hub name or directory that an alias stands for; other names as they are."""
-    for family in FAMILIES.values():
-        if model in family.aliases:
-            return family.aliases[model]()
-    return model
+    family = alias_family(model)
+    return model if family is None else family.aliases[model]()

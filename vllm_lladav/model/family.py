@@ -34,6 +34,8 @@ class Family:
         model_class: the vLLM model, ``module:class``, a ``MaskedDiffusionLM`` of
             ``model/decoder.py``.
         aliases: short model names; what each calls returns a directory or hub name.
+        variable: environment variable with the directory that the alias of the
+            official checkpoint stands for.
         register: makes transformers read the config and use the chat template;
             harmless when called again.
         validate: raises ``ValueError``, naming field, value and what is allowed, for
@@ -50,6 +52,7 @@ class Family:
     architecture: str
     model_class: str
     aliases: Mapping[str, Callable[[], str]]
+    variable: str
     register: Callable[[], None]
     validate: Callable[[Any], None]
     read_traits: Callable[["ModelConfig"], Traits]

@@ -80,6 +80,7 @@ OTHER = Family(
     architecture="OtherDiffusionLM",
     model_class="tests.engine.other:OtherDiffusionLM",
     aliases={"other": lambda: "someone/Other"},
+    variable="OTHER_MODEL",
     register=_register,
     validate=_validate,
     read_traits=lambda model_config: TRAITS,

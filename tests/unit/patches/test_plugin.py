@@ -4,6 +4,7 @@
 import inspect
 import json
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 import zmq
 from fastapi._compat import ModelField
+from huggingface_hub import constants
 from starlette.requests import Request
 from vllm import ModelRegistry, envs
 from vllm.config import ModelConfig, VllmConfig
@@ -48,7 +50,9 @@ from vllm.v1.worker.gpu.block_table import BlockTables
 from vllm.v1.worker.gpu_worker import Worker
 from vllm.v1.worker.worker_base import WorkerWrapperBase
 
+from vllm_lladav.model.families import is_ours
 from vllm_lladav.model.lladav.family import LLADAV
+from vllm_lladav.model.start_error import StartError
 from vllm_lladav.patches.cpu_waiting import RECENTLY_S
 from vllm_lladav.plugin import register
 
@@ -78,6 +82,7 @@ WRAPPED: list[tuple[Any, str]] = [
     (OpenAIServingChat, "_create_chat_completion"),
     (entry, "build_and_serve"),
     (serve_command, "launch_core_engines"),
+    (serve_command.ServeSubcommand, "cmd"),
     (APIServerProcessManager, "shutdown"),
     (engine_utils.CoreEngineProcManager, "__init__"),
     (engine_utils.CoreEngineProcManager, "shutdown"),
@@ -246,6 +251,28 @@ def test_alias(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
     assert config.model_config.get_diff_sampling_param()["max_tokens"] == 64
 
 
+def test_alias_of_a_cached_checkpoint(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """The local cache of the hub is enough where the hub may not be asked."""
+    assert constants.HF_HUB_OFFLINE
+    monkeypatch.delenv("VLLM_LLADAV_MODEL", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--GSAI-ML--LLaDA-V"
+    snapshot = repository / "snapshots" / "0123456789"
+    shutil.copytree(tiny_checkpoint, snapshot)
+    # As in the official checkpoint: no directory beside the config.
+    values = json.loads((snapshot / "config.json").read_text())
+    values["mm_vision_tower"] = "google/siglip2-so400m-patch14-384"
+    values["mm_hidden_size"] = 1152
+    (snapshot / "config.json").write_text(json.dumps(values))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name)
+    config = EngineArgs(model="lladav", **OPTIONS).create_engine_config()
+    assert config.model_config.served_model_name == "lladav"
+    assert is_ours(config.model_config)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -256,6 +283,17 @@ def test_alias(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
         ({"enable_prompt_embeds": True}, "--enable-prompt-embeds"),
         ({"logits_processors": ["a:b"]}, "--logits-processors"),
         ({"runner": "pooling"}, "--runner pooling"),
+        ({"quantization": "fp8"}, "(--quantization fp8)"),
+        ({"quantization": "awq"}, "(--quantization awq)"),
+        ({"quantization": "fp_quant"}, "(--quantization fp_quant)"),
+        (
+            {"quantization_config": {"linear": {"weight": "mxfp8"}}},
+            "--quantization-config",
+        ),
+        (
+            {"hf_overrides": {"quantization_config": {"quant_method": "fp8"}}},
+            "a quantized checkpoint (quantization_config in config.json)",
+        ),
         ({"kv_cache_dtype": "nvfp4"}, "LLaDA-V cannot be served with --kv-cache-dtype"),
         ({"kv_cache_dtype_skip_layers": ["0"]}, "--kv-cache-dtype-skip-layers"),
         (
@@ -278,11 +316,12 @@ def test_alias(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
 def test_unsupported_options_are_refused_at_start(
     tiny_checkpoint: Path, options: dict[str, Any], words: str
 ):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(StartError) as error:
         EngineArgs(
             model=str(tiny_checkpoint), **OPTIONS, **options
         ).create_engine_config()
     assert words in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.skipif(not current_platform.is_cpu(), reason="about CPUs")

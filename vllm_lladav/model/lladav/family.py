@@ -144,6 +144,7 @@ LLADAV = Family(
     architecture="LlavaLLaDAModelLM",
     model_class="vllm_lladav.model.lladav.model:LlavaLLaDAModelLM",
     aliases={"lladav": _official, "lladav-tiny": _tiny, "lladav-random": _random},
+    variable=MODEL_ENV,
     register=_register,
     validate=validate_config,
     read_traits=read_traits,
