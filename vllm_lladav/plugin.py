@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plugin's entry point (``vllm.general_plugins``)."""
 
+import logging
+
 
 def register() -> None:
     """Make vLLM know our model families. Called in every process; a second call is
@@ -17,3 +19,5 @@ def register() -> None:
         ModelRegistry.register_model(family.architecture, family.model_class)
         MODELS_CONFIG_MAP[family.architecture] = DenoisingVllmConfig
     apply_all()
+    # vLLM gives its own loggers a handler and a level, and no others.
+    logging.getLogger("vllm_lladav").parent = logging.getLogger("vllm")

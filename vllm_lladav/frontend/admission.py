@@ -70,7 +70,7 @@ def resolve_request(
             max_model_len=model_config.max_model_len,
             kv_block_size=vllm_config.cache_config.block_size,
             max_num_seqs=vllm_config.scheduler_config.max_num_seqs,
-            num_kv_slots=_num_kv_slots(vllm_config),
+            num_kv_slots=num_kv_slots(vllm_config),
             num_layers=model_config.hf_config.num_hidden_layers,
         ),
         tokenizer=tokenizer,
@@ -100,7 +100,8 @@ def _check_token_ids(request: "EngineCoreRequest", traits: Traits) -> None:
         )
 
 
-def _num_kv_slots(vllm_config: "VllmConfig") -> int | None:
+def num_kv_slots(vllm_config: "VllmConfig") -> int | None:
+    """Of the whole KV cache; None while it is not known."""
     cache_config = vllm_config.cache_config
     if not cache_config.num_gpu_blocks:
         return None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import Counter, Histogram
 from vllm.v1.metrics.loggers import StatLoggerBase
 
+from vllm_lladav.frontend.start_log import log_start
 from vllm_lladav.model.families import is_ours
 from vllm_lladav.scheduler.stats import DenoisingStats
 
@@ -76,6 +77,8 @@ class DenoisingStatLogger(StatLoggerBase):
     """
 
     def __init__(self, vllm_config: "VllmConfig", engine_index: int = 0) -> None:
+        self._vllm_config = vllm_config
+        self._is_first = engine_index == vllm_config.parallel_config.data_parallel_index
         self._model_name = vllm_config.model_config.served_model_name
         if isinstance(self._model_name, list):
             self._model_name = self._model_name[0]
@@ -104,4 +107,6 @@ class DenoisingStatLogger(StatLoggerBase):
                 metric.inc(value)
 
     def log_engine_initialized(self) -> None:
-        """Nothing to say that vLLM does not say."""
+        """Say what is in force; once, however many engines there are."""
+        if self._is_first and is_ours(self._vllm_config.model_config):
+            log_start(self._vllm_config)
