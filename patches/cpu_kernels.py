@@ -5,7 +5,8 @@ Why: the denoising hooks exist in Model Runner V2 only, whose bookkeeping
 kernels are written in Triton; there is no Triton for CPUs on the package index.
 How: torch functions stand in for the kernels that a step reaches, through
 vLLM's own ``register_kernels`` where they take tensors, and as two methods of
-``BlockTables`` where they take raw pointers.
+``BlockTables`` where they take raw pointers. That takes a moment, and is done where a
+worker is.
 Affects: nothing but Model Runner V2 on CPUs, which does not start without it.
 Can go: when vLLM's CPU build brings these kernels or a Triton.
 """
@@ -13,9 +14,6 @@ Can go: when vLLM's CPU build brings these kernels or a Triton.
 from typing import Any
 
 import torch
-
-from vllm_lladav.model.families import is_ours
-from vllm_lladav.patches.wrapping import wrap
 
 Tensor = torch.Tensor
 
@@ -48,26 +46,6 @@ def apply() -> None:
     )
     BlockTables.gather_block_tables = gather_block_tables
     BlockTables.compute_slot_mappings = compute_slot_mappings
-    _allow_for_ours()
-
-
-def _allow_for_ours() -> None:
-    """Lift the check with which vLLM refuses Model Runner V2 without Triton.
-
-    It would then become the default of all models; others than ours reach kernels
-    that have no stand-in here.
-    """
-    import vllm.config.vllm as config_module
-    from vllm.config import VllmConfig
-
-    @wrap(VllmConfig, "_get_v2_model_runner_unsupported_features")
-    def with_missing_kernels(unsupported_features: Any, self: Any) -> list[str]:
-        unsupported = unsupported_features(self)
-        if not is_ours(self.model_config):
-            unsupported = [*unsupported, "this model on a CPU without Triton"]
-        return unsupported
-
-    config_module.HAS_TRITON = True
 
 
 def prepare_pos_seq_lens(

@@ -14,6 +14,7 @@ Can go: when vLLM's API server fails its requests before it waits for connection
 """
 
 import asyncio
+import logging
 import time
 from typing import Any
 
@@ -25,6 +26,7 @@ def apply() -> None:
     from vllm.entrypoints.cli import serve as serve_command
     from vllm.entrypoints.launchers.api_server import entry
     from vllm.logger import init_logger
+    from vllm.v1.engine import async_llm
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.utils import CoreEngineProcManager
     from vllm.v1.utils import APIServerProcessManager
@@ -50,6 +52,8 @@ def apply() -> None:
             drain(self, timeout)
             left = timeout - (time.monotonic() - started)
             timeout = max(left, ENGINE_EXIT_S)
+            # It is reported as the engine's death, although we end it.
+            async_llm.logger.addFilter(_is_no_dead_engine)
         shutdown(self, timeout)
 
     @wrap(AsyncLLM, "check_admission")
@@ -96,6 +100,13 @@ def apply() -> None:
         if ours and timeout is not None:
             timeout = max(timeout, ENGINE_EXIT_S)
         shutdown(self, timeout)
+
+
+def _is_no_dead_engine(record: logging.LogRecord) -> bool:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, EngineDeadError)
 
 
 def _is_in_loop() -> bool:

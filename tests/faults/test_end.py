@@ -45,6 +45,8 @@ def test_running_requests_are_answered_within_the_time(
     assert "shutting down" in late.json()["error"]["message"]
     assert [(r.status, r.error) for r in asking.replies] == [(200, None)] * 8
     assert code == 0
+    # What was asked for is no error.
+    assert "Traceback" not in server.log_tail(400)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

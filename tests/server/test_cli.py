@@ -4,17 +4,46 @@
 import os
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 from openai import OpenAI
 
 from tests.server.client import MODEL
-from tests.server.process import VLLM
+from tests.server.process import VLLM, ServerProcess
+from vllm_lladav.frontend.quiet_log import LINES
 
 
 def test_model_is_served_under_its_alias(client: OpenAI) -> None:
     """The name is the alias of ``--model``, not the directory it stands for."""
     assert [model.id for model in client.models.list()] == [MODEL]
+
+
+def test_log_is_quiet_about_what_we_set(server: ServerProcess) -> None:
+    """All of its processes have started, each with warnings of its own."""
+    log = server.log.read_text(encoding="utf-8", errors="replace")
+    assert [line.start for line in LINES if line.start in log] == []
+    assert "FutureWarning" not in log
+
+
+@pytest.mark.slow
+def test_benchmark_of_vllm_knows_the_alias(
+    server: ServerProcess, tiny_checkpoint: Path
+) -> None:
+    """It loads the tokenizer by the name of the model."""
+    command = [str(VLLM), "bench", "serve", "--model", MODEL]
+    command += ["--backend", "openai-chat", "--endpoint", "/v1/chat/completions"]
+    command += ["--base-url", server.url, "--dataset-name", "random"]
+    command += ["--random-input-len", "8", "--random-output-len", "4"]
+    result = subprocess.run(
+        [*command, "--num-prompts", "2"],
+        env={**os.environ, "VLLM_LLADAV_MODEL": str(tiny_checkpoint)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"Successful requests: +2\b", result.stdout)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from vllm_lladav.denoising.traits import keep_traits
 from vllm_lladav.denoising.whole_graphs import keep_graph_rows
 from vllm_lladav.frontend import kv_cache
 from vllm_lladav.frontend.media_rules import keep_media_rules
+from vllm_lladav.frontend.quiet_log import quiet_log
 from vllm_lladav.model.families import family_of
 from vllm_lladav.model.family import Family
 from vllm_lladav.model.start_error import StartError, as_start_error
@@ -63,6 +64,7 @@ class DenoisingVllmConfig(VerifyAndUpdateConfig):
         Raises:
             StartError: naming what this model cannot be served with.
         """
+        quiet_log()
         model_config = vllm_config.model_config
         family = family_of(model_config)
         with as_start_error():

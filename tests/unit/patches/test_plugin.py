@@ -17,7 +17,7 @@ import zmq
 from fastapi._compat import ModelField
 from huggingface_hub import constants
 from starlette.requests import Request
-from vllm import ModelRegistry, envs
+from vllm import ModelRegistry, envs, tokenizers
 from vllm.config import ModelConfig, VllmConfig
 from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 from vllm.engine import arg_utils
@@ -53,6 +53,7 @@ from vllm.v1.worker.worker_base import WorkerWrapperBase
 from vllm_lladav.model.families import is_ours
 from vllm_lladav.model.lladav.family import LLADAV
 from vllm_lladav.model.start_error import StartError
+from vllm_lladav.patches import apply_for_worker
 from vllm_lladav.patches.cpu_waiting import RECENTLY_S
 from vllm_lladav.plugin import register
 
@@ -61,6 +62,7 @@ WRAPPED: list[tuple[Any, str]] = [
     (EngineArgs, "from_cli_args"),
     (EngineArgs, "create_engine_config"),
     (arg_utils, "get_model_path"),
+    (tokenizers, "get_tokenizer"),
     (hf, "resolve_chat_template"),
     (MediaConnector, "load_from_url"),
     (MediaConnector, "load_from_url_async"),
@@ -110,6 +112,7 @@ OPTIONS: dict[str, Any] = {"dtype": "float32", "kv_cache_memory_bytes": 1 << 28}
 @pytest.fixture(scope="module", autouse=True)
 def _registered() -> None:
     register()
+    apply_for_worker()
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +143,7 @@ def test_a_second_call_changes_nothing():
     declared = dict(SchedulerStats.__annotations__)
     config_hook = MODELS_CONFIG_MAP[LLADAV.architecture]
     register()
+    apply_for_worker()
     for (owner, name), old in zip(WRAPPED + REPLACED, before, strict=True):
         assert vars(owner)[name] is old, name
     assert SchedulerStats.__annotations__ == declared
