@@ -43,8 +43,6 @@ $(STAMP):
 serve: $(STAMP) ## Serve MODEL, and the page /lladav, on PORT of HOST; flags in ARGS
 	$(VENV)/bin/vllm serve $(MODEL) $(PRUNING) --host $(HOST) --port $(PORT) \
 		--live-canvas on $(ARGS)
-serve: $(STAMP) ## Serve MODEL on PORT of HOST (this machine only); further flags in ARGS
-	$(VENV)/bin/vllm serve $(MODEL) $(PRUNING) --host $(HOST) --port $(PORT) $(ARGS)
 
 deploy-check: $(STAMP) ## Run examples/deploy/nginx.conf before a server (needs nginx)
 	$(VENV)/bin/python examples/deploy/check.py
