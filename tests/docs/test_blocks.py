@@ -2,6 +2,7 @@
 """Every command of the documentation does what it says."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ from tests.docs.blocks import PAGES, SERVER, Block, blocks_of, tokens_of
 
 MINUTES = int(os.environ.get("DOCS_MINUTES", "0"))
 """Blocks that are run by hand are run, too, if they take no more."""
+
+UNFIT = re.compile(r"\bmake (setup|test|docs-check)\b")
+"""What would set up or run anew what runs it."""
 
 COMMANDS = ("make", "vllm", "vllm-lladav", "python", "pip", "curl", "docker")
 
@@ -34,6 +38,7 @@ def runs() -> list[object]:
 def test_block_runs(
     block: Block, clone: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    assert not UNFIT.search(block.code), "say that it is not run"
     code = block.code
     if block.asks_server:
         url = request.getfixturevalue("made_server").url
