@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.server.client import user_message
 from tests.server.process import running_server
@@ -106,6 +106,10 @@ def done(page: Page) -> None:
     assert page.locator(".error:visible").count() == 0
 
 
+def unmasked(page: Page) -> Locator:
+    return page.locator(".tokens .token:not(.mask)")
+
+
 def answer_of(url: str, **xargs: Any) -> str:
     """What the server answers when it is asked without the page."""
     body = {
@@ -135,15 +139,15 @@ def check_key(page: Page, url: str, shots: Path | None) -> str:
 
 def check_exact(page: Page, url: str, shots: Path | None) -> str:
     """Tokens appear out of order and end as the answer of the API."""
-    ask(page, "Exact", tokens=64)
-    page.wait_for_function("document.querySelectorAll('.token:not(.mask)').length > 50")
+    ask(page, "Exact", tokens=96)
+    unmasked(page).nth(40).wait_for()
     masks = page.locator(".tokens .mask").count()
     if shots:
         page.screenshot(path=shots / "running.png")
     assert masks > 0, "too fast to be seen"
     done(page)
     assert page.locator(".tokens .mask").count() == 0
-    assert page.locator(".tokens .token").count() == 64
+    assert page.locator(".tokens .token").count() == 96
     answer = page.locator("output").inner_text()
     assert answer == answer_of(url, prune_rate=0)
     assert page.locator("[data-figure=visual]").inner_text() == "192"
@@ -151,7 +155,7 @@ def check_exact(page: Page, url: str, shots: Path | None) -> str:
     assert levels > 20, "the small model is sure of most"
     inside = page.locator(".tokens .token:not(.outside)").all_inner_texts()
     assert "".join(inside).split() == answer.split(), inside
-    return f"{masks} of 64 masks when looked at; {answer!r}"
+    return f"{masks} of 96 masks when looked at; {answer!r}"
 
 
 def dark_share(page: Page) -> float:
@@ -239,7 +243,7 @@ def check_pictures(page: Page, url: str, shots: Path | None) -> str:
 def check_stop(page: Page, url: str, shots: Path | None) -> str:
     """The server hears of it."""
     ask(page, "Exact", tokens=1024)
-    page.wait_for_function("document.querySelectorAll('.token:not(.mask)').length > 9")
+    unmasked(page).nth(9).wait_for()
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#status")).to_have_text("Stopped.")
     ended = (
