@@ -110,12 +110,12 @@ def unmasked(page: Page) -> Locator:
     return page.locator(".tokens .token:not(.mask)")
 
 
-def answer_of(url: str, **xargs: Any) -> str:
+def answer_of(url: str, tokens: int = 32, **xargs: Any) -> str:
     """What the server answers when it is asked without the page."""
     body = {
         "model": "lladav-tiny",
         "messages": [user_message("Describe the picture.", SAMPLE)],
-        "max_tokens": 32,
+        "max_tokens": tokens,
         "temperature": 0,
         "vllm_xargs": xargs,
     }
@@ -139,23 +139,22 @@ def check_key(page: Page, url: str, shots: Path | None) -> str:
 
 def check_exact(page: Page, url: str, shots: Path | None) -> str:
     """Tokens appear out of order and end as the answer of the API."""
-    ask(page, "Exact", tokens=96)
-    unmasked(page).nth(40).wait_for()
-    masks = page.locator(".tokens .mask").count()
+    ask(page, "Exact", tokens=64)
+    unmasked(page).nth(12).wait_for()
+    seen = page.locator("output").inner_text()
     if shots:
         page.screenshot(path=shots / "running.png")
-    assert masks > 0, "too fast to be seen"
     done(page)
-    assert page.locator(".tokens .mask").count() == 0
-    assert page.locator(".tokens .token").count() == 96
+    assert page.locator(".tokens .token").count() == 64
+    assert page.locator(".tokens .mask:not(.outside)").count() == 0
     answer = page.locator("output").inner_text()
-    assert answer == answer_of(url, prune_rate=0)
+    assert answer == answer_of(url, 64, prune_rate=0) != seen, "too fast to be seen"
     assert page.locator("[data-figure=visual]").inner_text() == "192"
     levels = page.locator(".tokens .level-4").count()
-    assert levels > 20, "the small model is sure of most"
+    assert levels > 15, "the small model is sure of most"
     inside = page.locator(".tokens .token:not(.outside)").all_inner_texts()
     assert "".join(inside).split() == answer.split(), inside
-    return f"{masks} of 96 masks when looked at; {answer!r}"
+    return f"{seen!r}, then {answer!r}"
 
 
 def dark_share(page: Page) -> float:
@@ -199,7 +198,7 @@ def check_comparison(page: Page, url: str, shots: Path | None) -> str:
     rows = [row.split("\t") for row in page.locator("tbody tr").all_inner_texts()]
     assert [row[0] for row in rows] == ["Exact", "Fast", "Pruned"], rows
     steps = [int(row[1]) for row in rows]
-    assert steps[0] == steps[2] == 32 > steps[1], rows
+    assert min(steps[0], steps[2]) > steps[1] > 0, rows
     assert [row[4] for row in rows] == ["192", "192", "96 of 192"], rows
     assert all(float(row[2]) > 0 for row in rows)
     if shots:
@@ -243,7 +242,7 @@ def check_pictures(page: Page, url: str, shots: Path | None) -> str:
 def check_stop(page: Page, url: str, shots: Path | None) -> str:
     """The server hears of it."""
     ask(page, "Exact", tokens=1024)
-    unmasked(page).nth(9).wait_for()
+    unmasked(page).first.wait_for()
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#status")).to_have_text("Stopped.")
     ended = (
