@@ -150,6 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     inside = bytes_inside(args)
+    print(f"bytes inside: {json.dumps(inside)}", flush=True)
     flags = ["--plugin", "pruning", "--dtype", "float32", "--max-num-seqs", "8"]
     flags += ["--max-model-len", str(args.longest), "--gen-length"]
     flags += [str(args.gen_length)]
@@ -159,8 +160,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         serve(args.model, [*flags, "--live-canvas", "on"], Path(folder, "on")) as on,
     ):
         urls = {"off": off.url, "on": on.url}
-        outside = {number: served(args, urls, number) for number in args.requests}
-    print(json.dumps({"bytes inside": inside, "server": outside}, indent=2))
+        outside = {}
+        for number in args.requests:
+            outside[number] = served(args, urls, number)
+            print(f"{number} at once: {json.dumps(outside[number])}", flush=True)
     write_figures(args, inside=inside, server=outside)
 
 
