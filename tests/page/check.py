@@ -29,6 +29,7 @@ from vllm_lladav.tiny import TRAINED
 KEY = "page-secret"
 SAMPLE = FILES / "samples" / "triangles.png"
 WIDE, NARROW = {"width": 1180, "height": 900}, {"width": 360, "height": 740}
+MIDDLE = {"width": 640, "height": 900}
 FLAGS = ("--served-model-name", "lladav-tiny", "--prune-layer", "6")
 FLAGS += ("--live-canvas", "on", "--api-key", KEY)
 
@@ -143,7 +144,8 @@ def check_exact(page: Page, url: str, shots: Path | None) -> str:
     unmasked(page).nth(12).wait_for()
     seen = page.locator("output").inner_text()
     if shots:
-        page.screenshot(path=shots / "running.png")
+        page.set_viewport_size(MIDDLE)
+        page.locator("#results").screenshot(path=shots / "running.png")
     done(page)
     assert page.locator(".tokens .token").count() == 64
     assert page.locator(".tokens .mask:not(.outside)").count() == 0
@@ -186,7 +188,8 @@ def check_pruned(page: Page, url: str, shots: Path | None) -> str:
         shares[view] = dark_share(page)
         assert 0.2 < shares[view] < 0.8, shares
     if shots:
-        page.screenshot(path=shots / "pruned.png", full_page=False)
+        page.set_viewport_size(MIDDLE)
+        page.locator("#results").screenshot(path=shots / "pruned.png")
     assert page.locator("output").inner_text() == answer_of(url, prune_rate=0.5)
     return f"dark share of the picture: {shares}"
 
@@ -202,10 +205,12 @@ def check_comparison(page: Page, url: str, shots: Path | None) -> str:
     assert [row[4] for row in rows] == ["192", "192", "96 of 192"], rows
     assert all(float(row[2]) > 0 for row in rows)
     if shots:
-        page.locator("#results").scroll_into_view_if_needed()
-        page.set_viewport_size({"width": 1180, "height": 1000})
-        page.evaluate("document.querySelector('#results').scrollIntoView()")
-        page.screenshot(path=shots / "comparison.png")
+        top = page.locator("#results").bounding_box()
+        end = page.locator("#comparison").bounding_box()
+        assert top and end
+        clip = {**top, "height": end["y"] + end["height"] - top["y"]}
+        path = shots / "comparison.png"
+        page.screenshot(path=path, full_page=True, clip=clip)
     return "; ".join(" ".join(row[:5]) for row in rows)
 
 
