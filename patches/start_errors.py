@@ -56,7 +56,7 @@ def apply() -> None:
     @wrap(utils, "wait_for_engine_startup")
     def wait_and_tell(wait: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            with _said_meanwhile():
+            with said_meanwhile():
                 return wait(*args, **kwargs)
         except RuntimeError as error:
             cause = _read_once()
@@ -66,7 +66,7 @@ def apply() -> None:
 
 
 @contextmanager
-def _said_meanwhile() -> Iterator[None]:
+def said_meanwhile() -> Iterator[None]:
     """vLLM's processes are silent while they import what they need."""
     is_over = threading.Event()
     started = time.monotonic()
