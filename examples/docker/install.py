@@ -17,11 +17,17 @@ here, and vLLM turns it off without a GPU."""
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from setup_env import NETWORK_HINT, SetupError, Venv, install_cpu_vllm  # noqa: E402
+from setup_env import (  # noqa: E402
+    LOCKED,
+    NETWORK_HINT,
+    SetupError,
+    Venv,
+    install_cpu_vllm,
+)
 
 
 def main(root: Path) -> int:
-    venv = Venv(root)
+    venv = Venv(root, LOCKED / "cpu.txt")
     try:
         venv.create()
         install_cpu_vllm(venv)
