@@ -203,7 +203,7 @@ def test_openai_client_meets_the_events(server: ServerProcess) -> None:
     "path, fields",
     [
         ("chat/completions", {}),
-        ("chat/completions", {"stream": True, "n": 2}),
+        ("chat/completions", {"stream": True, "n": 2, "temperature": 1}),
         ("completions", {"stream": True, "prompt": "w1"}),
         ("responses", {"stream": True, "input": "w1"}),
         ("messages", {"stream": True, "max_tokens": 4}),
