@@ -39,8 +39,10 @@ def bytes_inside(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     from vllm.v1.engine.output_processor import OutputProcessor
     from vllm.v1.serial_utils import MsgpackEncoder
 
+    from vllm_lladav.plugin import register
     from vllm_lladav.worker.sampler import DenoisingSampler
 
+    register()  # Ours is to see outputs before the plugin takes frames out of them.
     sent = {"device to host": 0, "engine to API server": 0}
     end_step, process = DenoisingSampler.__call__, OutputProcessor.process_outputs
     num_steps, encoder = 0, MsgpackEncoder()
