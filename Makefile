@@ -26,10 +26,10 @@ FINGERPRINT := $(firstword $(shell { pwd; cat $(SETUP_INPUTS); } | cksum))
 STAMP := $(VENV)/.setup-$(FINGERPRINT)
 
 .DEFAULT_GOAL := help
-.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' Makefile)
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' Makefile) help setup serve clients-check deploy-check test fuzz bench gpu-check lint clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: PYTHON, DEVICE (auto, cpu, cuda), VERSIONS (locked, newest), MODEL,"
 	@echo "HOST, PORT, PRUNING, N, MINUTES, ARGS, PYTEST_ARGS"
 
@@ -43,6 +43,9 @@ $(STAMP):
 serve: $(STAMP) ## Serve MODEL, and the page /lladav, on PORT of HOST; flags in ARGS
 	$(VENV)/bin/vllm serve $(MODEL) $(PRUNING) --host $(HOST) --port $(PORT) \
 		--live-canvas on $(ARGS)
+
+clients-check: $(STAMP) ## Try the clients of examples/clients, write docs/clients.md
+	$(VENV)/bin/python examples/clients/run.py $(ARGS)
 
 deploy-check: $(STAMP) ## Run examples/deploy/nginx.conf before a server (needs nginx)
 	$(VENV)/bin/python examples/deploy/check.py
