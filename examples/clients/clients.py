@@ -57,6 +57,13 @@ CLIENTS = (
     ),
     Client("openai for Node", "openai_node.mjs", _ALL, *_OPENAI, with_node=True),
     Client(
+        "anthropic for Python",
+        "anthropic_messages.py",
+        ("text", "picture", "streaming", "xargs"),
+        "anthropic",
+        ("anthropic",),
+    ),
+    Client(
         "LangChain",
         "langchain_chat.py",
         _ALL,
@@ -106,7 +113,7 @@ CLIENTS = (
         "lmms_eval.sh",
         ("picture", "xargs"),
         "lmms-eval",
-        ("lmms-eval==0.7.3", "filelock<3.21"),
+        ("lmms-eval==0.7.3", "filelock<4"),
         shows_answers=False,
     ),
 )

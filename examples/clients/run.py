@@ -37,8 +37,8 @@ FLAGS = ("--plugin", "pruning", "--prune-layer", "6")
 
 PICTURE_HAS = "a green star at top center, a pink triangle at middle center"
 STEPS = 16
-"""At most, per request, in the trial ``xargs``; the answer about the picture takes 27
-otherwise."""
+"""At most, per request, in the trial ``xargs``. Without it the answer about the picture
+takes 27."""
 
 VARIABLES = {"MODEL": MODEL, "TOKENIZER": str(TRAINED)}
 BAD = ("refused", "aborted", "failed")
@@ -58,15 +58,15 @@ def _server(url: str | None) -> Iterator[str]:
 
 
 def _counts(url: str) -> Counter[str]:
-    """Requests by outcome, and denoising steps."""
+    """Requests by outcome, denoising steps, and images."""
     counts: Counter[str] = Counter()
     for line in requests.get(f"{url}/metrics", timeout=30).text.splitlines():
         name, _, value = line.rpartition(" ")
         if name.startswith("lladav:requests_ended_total{"):
             outcome = name.partition('outcome="')[2].partition('"')[0]
             counts[outcome] += int(float(value))
-        elif name.startswith("lladav:denoising_steps_total"):
-            counts["steps"] += int(float(value))
+        elif name.startswith(("lladav:denoising_steps_total", "lladav:images_total")):
+            counts[name.partition("_total")[0]] += int(float(value))
     return counts
 
 
@@ -106,18 +106,20 @@ def _complaint(said: str) -> str:
 
 def _wrong(client: Client, trial: str, output: str, counts: Counter[str]) -> str:
     """What is wrong with an answer; nothing if nothing is."""
-    answer, pieces = output.strip(), 2
-    if not client.script.endswith(".sh"):
+    answer, in_one_piece = output.strip(), False
+    if not client.script.endswith(".sh"):  # Of those nobody can tell the pieces.
         line = json.loads(answer)
-        answer, pieces = line["answer"], line["pieces"]
+        answer, in_one_piece = line["answer"], line["pieces"] < 2
     if not answer:
         return "no answer"
     if trial == "xargs":
-        taken = counts["steps"] / counts["finished"]
+        taken = counts["lladav:denoising_steps"] / counts["finished"]
         return f"{taken:g} steps" if taken > STEPS else ""
+    if trial == "picture" and not counts["lladav:images"]:
+        return "no picture reached the server"
     if client.shows_answers and trial != "text" and PICTURE_HAS not in answer:
         return f"another answer: {answer[-200:]}"
-    return "all in one piece" if trial == "streaming" and pieces < 2 else ""
+    return "all in one piece" if trial == "streaming" and in_one_piece else ""
 
 
 def main() -> int:
