@@ -60,9 +60,12 @@ class Environment:
 
     @property
     def variables(self) -> dict[str, str]:
-        """Environment variables in which the client's commands are found."""
+        """Environment variables in which the client's commands are found, and nothing
+        of this project."""
         path = f"{self.root / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        return {**os.environ, "PATH": path}
+        ours = ("PYTHONPATH", "VIRTUAL_ENV")
+        rest = {name: v for name, v in os.environ.items() if name not in ours}
+        return {**rest, "PATH": path}
 
     def _version(self) -> str | None:
         package = self.client.package

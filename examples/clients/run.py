@@ -86,7 +86,7 @@ def _try(environment: Environment, trial: str, url: str) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         return {"outcome": "no", "why": f"not done after {TRIAL_SECONDS} s"}
     counts = _counts(url) - before
-    why = _complaint(done.stderr)
+    why = _complaint(done.stderr or done.stdout)
     if counts["refused"] and not counts["finished"]:
         return {"outcome": "refused", "why": why}
     bad = {name: counts[name] for name in BAD if counts[name]}
@@ -100,7 +100,7 @@ def _try(environment: Environment, trial: str, url: str) -> dict[str, Any]:
 def _complaint(said: str) -> str:
     """The last line about a refusal, or the last one."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    refusals = [line for line in lines if "400" in line]
+    refusals = [line for line in lines if "400 " in line]
     return (refusals or lines or [""])[-1][:400]
 
 
