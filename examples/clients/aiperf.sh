@@ -5,6 +5,9 @@
 # It counts tokens itself: TOKENIZER is the directory of the checkpoint.
 set -eu
 
+# With it set, AIPerf 0.13.0 takes the directory for a name on the hub.
+unset HF_HUB_OFFLINE
+
 url=${BASE_URL:-http://localhost:8000/v1}
 extras='{"ignore_eos": true}'
 case $1 in
