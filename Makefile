@@ -29,7 +29,7 @@ STAMP := $(VENV)/.setup-$(FINGERPRINT)
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' Makefile) help setup serve clients-check deploy-check test fuzz bench gpu-check lint clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: PYTHON, DEVICE (auto, cpu, cuda), VERSIONS (locked, newest), MODEL,"
 	@echo "HOST, PORT, PRUNING, N, MINUTES, ARGS, PYTEST_ARGS"
 
