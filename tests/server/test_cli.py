@@ -72,6 +72,7 @@ def test_help_lists_the_flags_in_their_own_group() -> None:
         "--max-image-pixels",
         "--max-request-image-pixels",
         "--image-uuids",
+        "--live-canvas",
         "--prune-rate",
         "--prune-layer",
         "--prune-stages",
