@@ -145,12 +145,16 @@ def check_key(page: Page, url: str, shots: Path | None) -> str:
 WATCH_MASKS = """() => {
     window.numbersOfMasks = [];
     const results = document.querySelector('#results');
-    const count = () => window.numbersOfMasks.push(
-        results.querySelectorAll('.tokens .mask').length);
+    const count = () => {
+        const number = results.querySelectorAll('.tokens .mask').length;
+        if (number || window.numbersOfMasks.length) {
+            window.numbersOfMasks.push(number);
+        }
+    };
     const what = { subtree: true, attributeFilter: ['class'] };
     new MutationObserver(count).observe(results, what);
 }"""
-"""Keeps how many masks there were at every change of them."""
+"""Keeps how many masks there were at every change of them, from the first one on."""
 
 
 def check_exact(page: Page, url: str, shots: Path | None) -> str:
