@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stop strings as OpenAI means them: anywhere in the text, and never sent."""
 
+import re
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -59,6 +61,7 @@ def test_stopped_answer_says_what_was_done(server: ServerProcess, whole: str) ->
     """Figures, usage and counters, although the engine was told to give up."""
     stop = whole.split()[2][1:]
     body = small_chat(**FIELDS, stop=stop, return_token_ids=True)
+    before = _finished(server)
     with Counted(server.url) as counted:
         answer = post(server.url, "chat/completions", body).json()
     (choice,) = answer["choices"]
@@ -67,9 +70,14 @@ def test_stopped_answer_says_what_was_done(server: ServerProcess, whole: str) ->
     figures = answer["kv_transfer_params"]["lladav"]
     assert 0 < figures["denoising_steps"] < 16
     assert counted["lladav:tokens_per_step_count"] == 1
+    assert _finished(server) - before == Counter(stop=1)
+
+
+def _finished(server: ServerProcess) -> Counter[str]:
+    """Requests by what vLLM says ended them."""
     text = requests.get(f"{server.url}/metrics", timeout=10).text
-    stopped = 'vllm:request_success_total{engine="0",finished_reason="stop"'
-    assert stopped in text
+    row = r'^vllm:request_success_total\{.*finished_reason="(\w+)".*\} (\S+)$'
+    return Counter({reason: int(float(n)) for reason, n in re.findall(row, text, re.M)})
 
 
 def test_several_answers_end_each_at_its_own_stop(
