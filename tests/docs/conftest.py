@@ -14,25 +14,6 @@ from tests.docs.blocks import ROOT
 from tests.server.process import ServerProcess, free_port
 
 
-class MadeServer(ServerProcess):
-    """``make serve`` in a clone."""
-
-    def __init__(self, clone: Path, log: Path) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        self.log = log
-        # The clone's environment is this one: make has nothing to set up.
-        command = ["make", "serve", "STAMP=.venv", f"PORT={port}"]
-        with log.open("w") as output:
-            self._process = subprocess.Popen(
-                command,
-                cwd=clone,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of a clone of this checkout, with this environment as its ``.venv``."""
@@ -54,9 +35,13 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def made_server(
     clone: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[MadeServer]:
+) -> Iterator[ServerProcess]:
     """The server that a newcomer has, shared by all tests of this folder."""
-    server = MadeServer(clone, tmp_path_factory.mktemp("made") / "server.log")
+    port = free_port()
+    # The clone's environment is this one: make has nothing to set up.
+    command = ["make", "serve", "STAMP=.venv", f"PORT={port}"]
+    log = tmp_path_factory.mktemp("made") / "server.log"
+    server = ServerProcess(command, port, log, cwd=clone)
     try:
         server.wait_until_healthy()
         yield server

@@ -7,14 +7,14 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.docs.blocks import ROOT
-from tests.docs.conftest import MadeServer
+from tests.server.process import ServerProcess
 from vllm_lladav.server.outcomes import OUTCOMES
 
 ROW = re.compile(r"^\| `(lladav:\w+)` \| (\w+) \| ([`\w, ]+) \| \S.* \|$", re.M)
 PAGE = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
 
 
-def test_page_lists_what_a_server_shows(made_server: MadeServer) -> None:
+def test_page_lists_what_a_server_shows(made_server: ServerProcess) -> None:
     exported = {}
     text = requests.get(f"{made_server.url}/metrics", timeout=10).text
     for family in text_string_to_metric_families(text):

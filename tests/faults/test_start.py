@@ -38,7 +38,7 @@ def test_harmed_checkpoint(
     shutil.copytree(tiny_checkpoint, checkpoint)
     for weights in checkpoint.glob("*.safetensors"):
         harm(weights)
-    server = ServerProcess(checkpoint, tmp_path / "log")
+    server = ServerProcess.of(checkpoint, tmp_path / "log")
     try:
         code = server.exit_code(START_SECONDS)
     finally:

@@ -7,9 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, Self
 
 import psutil
 import requests
@@ -22,30 +23,44 @@ STOP_SECONDS = 30
 class ServerProcess:
     """A running server.
 
+    Args:
+        command: that starts it.
+        port: on which it then listens, of this machine.
+        log: where its output goes.
+        others: arguments of ``Popen``.
+
     Attributes:
         url: without a path.
         log: file with everything that the server printed.
         first_metrics: what ``/metrics`` showed before the first request.
     """
 
-    def __init__(self, checkpoint: Path, log: Path, *flags: str) -> None:
-        port = free_port()
+    def __init__(
+        self, command: Sequence[str], port: int, log: Path, **others: Any
+    ) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
         self.first_metrics = ""
+        with log.open("w") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                **others,
+            )
+
+    @classmethod
+    def of(cls, checkpoint: Path, log: Path, *flags: str) -> Self:
+        """``vllm serve`` of a checkpoint, with these flags."""
+        port = free_port()
         command = [str(VLLM), "serve", "--model", "lladav", "--plugin", "pruning"]
         command += ["--host", "127.0.0.1", "--port", str(port)]
         command += ["--dtype", "float32", "--kv-cache-memory-bytes", str(1 << 28)]
         # Lets a request choose ``image_mode``.
         command += ["--max-num-seqs", "16", "--trust-request-mm-kwargs"]
-        with log.open("w") as output:
-            self._process = subprocess.Popen(
-                [*command, *flags],
-                env={**os.environ, "VLLM_LLADAV_MODEL": str(checkpoint)},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        env = {**os.environ, "VLLM_LLADAV_MODEL": str(checkpoint)}
+        return cls([*command, *flags], port, log, env=env)
 
     @property
     def pid(self) -> int:
@@ -100,7 +115,7 @@ class ServerProcess:
 @contextmanager
 def running_server(checkpoint: Path, log: Path, *flags: str) -> Iterator[ServerProcess]:
     """A healthy server with these flags, stopped at the end."""
-    server = ServerProcess(checkpoint, log, *flags)
+    server = ServerProcess.of(checkpoint, log, *flags)
     try:
         server.wait_until_healthy()
         yield server
