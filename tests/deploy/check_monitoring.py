@@ -172,16 +172,16 @@ def _watch(check: Check, server: ServerProcess, prometheus: Prometheus) -> None:
     with _asking(server, 2, vllm_xargs={"deadline_seconds": 0.01}):
         fires("LladavRequestsFail")
     is_quiet()
-    workers = server.processes("Worker")
+    engines = server.processes("EngineCore")
     with _asking(server, 1):
-        for worker in workers:
-            worker.send_signal(signal.SIGSTOP)
+        for engine in engines:
+            engine.send_signal(signal.SIGSTOP)
         try:
             fires("LladavStepOverdue")
             check.comes("/health is a 503 as well", lambda: not server.is_healthy())
         finally:
-            for worker in workers:
-                worker.send_signal(signal.SIGCONT)
+            for engine in engines:
+                engine.send_signal(signal.SIGCONT)
     is_quiet()
     check.comes("/health is a 200 again", server.is_healthy)
     server.stop()

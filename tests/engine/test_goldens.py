@@ -15,6 +15,7 @@ from tests.engine.harness import (
     sampling_of,
 )
 from tests.golden.cases import GoldenCase, load_cases
+from vllm_lladav.model import cpu_layer
 
 SERVABLE = [case for case in load_cases().values() if is_servable(case)]
 SAME_CHECKPOINT = [case for case in SERVABLE if not case.head_gains]
@@ -35,6 +36,28 @@ def test_golden(engine, case: GoldenCase):
     with recorded_transfers() as transfers:
         answer = engine.answer_case(case)
     check(case, answer, transfers)
+
+
+@pytest.mark.parametrize("changes", [{}, {"prune_rate": 0.5}], ids=str)
+def test_rows_go_through_a_layer_in_pieces(engine, golden_cases, monkeypatch, changes):
+    """As those of large steps do; here 7 at a time."""
+    case = golden_cases["img_square"]
+    whole = engine.answer_case(case, **changes)
+    sizes, watches = set(), []
+    for layer in engine.model.model.layers:
+        hook = layer.mlp.register_forward_hook
+        watches.append(hook(lambda _, inputs, __: sizes.add(len(inputs[0]))))
+    monkeypatch.setattr(cpu_layer, "PIECE_BYTES", 1)
+    monkeypatch.setattr(cpu_layer, "LEAST_ROWS", 7)
+    try:
+        answer = engine.answer_case(case, **changes)
+    finally:
+        for handle in watches:
+            handle.remove()
+    assert max(sizes) == 7
+    assert tuple(answer.token_ids) == tuple(whole.token_ids)
+    if not changes:
+        assert tuple(answer.token_ids) == case.output_ids
 
 
 def check(case: GoldenCase, answer, transfers) -> None:

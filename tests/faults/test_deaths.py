@@ -15,7 +15,10 @@ from tests.server.client import ENDLESS, greedy_tokens
 from tests.server.metrics import wait_for_metrics
 from tests.server.process import ServerProcess, running_server
 
-ENGINE_PROCESSES = ("EngineCore", "Worker")
+WORKERS_APART = ("--distributed-executor-backend", "mp")
+"""As tensor parallelism has them; a single worker of a CPU is in the engine core."""
+ENGINE_PROCESSES = {"EngineCore": (), "Worker": WORKERS_APART}
+"""What computes, and with which flags there is one."""
 
 
 @pytest.mark.parametrize("title", ENGINE_PROCESSES)
@@ -24,7 +27,8 @@ def test_killed_engine_ends_the_server_with_an_error(
 ) -> None:
     """Clients have an answer, a supervisor an exit status, a reader of the log a
     reason."""
-    with running_server(tiny_checkpoint, tmp_path / "log") as server:
+    flags = ENGINE_PROCESSES[title]
+    with running_server(tiny_checkpoint, tmp_path / "log", *flags) as server:
         with Asking(server.url, 4, **ENDLESS) as asking:
             _wait_until(server, lambda v: v["vllm:num_requests_running"] == 4)
             (victim,) = server.processes(title)
@@ -40,7 +44,8 @@ def test_killed_engine_ends_the_server_with_an_error(
 def test_killed_api_server_leaves_nobody_behind(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    with running_server(tiny_checkpoint, tmp_path / "log") as server:
+    log = tmp_path / "log"
+    with running_server(tiny_checkpoint, log, *WORKERS_APART) as server:
         others = server.processes("VLLM")
         assert len(others) >= len(ENGINE_PROCESSES)
         server.send_signal(signal.SIGKILL)
@@ -48,14 +53,13 @@ def test_killed_api_server_leaves_nobody_behind(
     assert not left
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def watched_server(
-    tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny_checkpoint: Path, tmp_path: Path, title: str
 ) -> Iterator[ServerProcess]:
     """A server that soon notices a step that does not end."""
-    log = tmp_path_factory.mktemp("faults") / "log"
-    flags = ("--step-overdue-seconds", "2")
-    with running_server(tiny_checkpoint, log, *flags) as server:
+    flags = ("--step-overdue-seconds", "2", *ENGINE_PROCESSES[title])
+    with running_server(tiny_checkpoint, tmp_path / "log", *flags) as server:
         yield server
 
 
@@ -63,7 +67,7 @@ def watched_server(
 def test_standing_still_is_noticed_and_overcome(
     watched_server: ServerProcess, title: str
 ) -> None:
-    """``/health`` says so while a process of the engine is stopped in a step, and
+    """``/health`` says so while the process that computes is stopped in a step, and
     nothing is lost once it goes on."""
     url = watched_server.url
     before = greedy_tokens(url)

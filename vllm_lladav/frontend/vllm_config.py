@@ -34,6 +34,7 @@ QUEUE_FACTOR = 8
 more is a 503: it would wait for seven generations of others."""
 
 SCHEDULER = "vllm_lladav.scheduler.scheduler.DenoisingScheduler"
+ONE_PROCESS = "vllm_lladav.worker.one_process.OneProcess"
 
 
 class DenoisingVllmConfig(VerifyAndUpdateConfig):
@@ -151,6 +152,13 @@ def _adapt_execution(vllm_config: "VllmConfig", server: ServerOptions) -> None:
     if current_platform.is_cpu():
         # Steps are bound by matrix products; compiling only delays the start.
         compilation.mode = CompilationMode.NONE
+        parallel = vllm_config.parallel_config
+        if (
+            parallel.distributed_executor_backend == "uni"
+            and envs.VLLM_ENABLE_V1_MULTIPROCESSING
+        ):
+            # vLLM would make it "mp".
+            parallel.distributed_executor_backend = ONE_PROCESS
         _size_cpu_kv_cache(vllm_config)
     else:
         vllm_config.attention_config.use_non_causal = True

@@ -8,7 +8,9 @@ attention metadata, not of the layers; ``DenoisingState.prepare_attn`` builds it
 without the causal mask. The layers are therefore vLLM's own.
 """
 
+from contextlib import nullcontext
 from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +24,7 @@ from vllm.model_executor.models.utils import maybe_prefix
 from vllm.sequence import IntermediateTensors
 
 from vllm_lladav.denoising.traits import traits_of
+from vllm_lladav.model.cpu_layer import add_and_norm, forward_on_cpu
 from vllm_lladav.model.fused_norms import fused_norms
 
 if TYPE_CHECKING:
@@ -80,7 +83,8 @@ class MaskedDiffusionLM(nn.Module):
         if step is not None and step.replay is not None:
             step.hidden_states = step.replay()
             return step.hidden_states
-        if step is None or not step.prune_pass.is_needed:
+        is_pruned = step is not None and step.prune_pass.is_needed
+        if step is None or not (is_pruned or positions.is_cpu):
             hidden_states = self.model(
                 input_ids, positions, intermediate_tensors, inputs_embeds
             )
@@ -88,8 +92,8 @@ class MaskedDiffusionLM(nn.Module):
                 step.hidden_states = hidden_states
             return hidden_states
         assert inputs_embeds is not None
-        step.hidden_states = forward_pruning(
-            self.model, positions, inputs_embeds, step.prune_pass
+        step.hidden_states = forward_by_layers(
+            self.model, positions, inputs_embeds, step.prune_pass if is_pruned else None
         )
         num_dropped = len(inputs_embeds) - len(step.hidden_states)
         return nn.functional.pad(step.hidden_states, (0, 0, 0, num_dropped))
@@ -114,28 +118,32 @@ class MaskedDiffusionLM(nn.Module):
         return logits
 
 
-def forward_pruning(
+def forward_by_layers(
     decoder: LlamaModel,
     positions: torch.Tensor,
     inputs_embeds: torch.Tensor,
-    prune_pass: "LayerPruning",
+    prune_pass: "LayerPruning | None",
 ) -> torch.Tensor:
-    """The decoder's forward pass with prune points between its layers.
+    """The decoder's forward pass in Python, with prune points between its layers.
 
     Args:
         positions: ``[num_tokens]``, int64, for the rotary embedding.
-        inputs_embeds: ``[num_tokens, hidden]``.
+        inputs_embeds: ``[num_tokens, hidden]``; overwritten.
 
     Returns:
         ``[num_tokens left, hidden]``, after the final norm.
     """
+    is_cpu = positions.is_cpu
     hidden_states, residual = inputs_embeds, None
-    with prune_pass.watching(), fused_norms():
+    with fused_norms(), nullcontext() if prune_pass is None else prune_pass.watching():
         for number, layer in enumerate(decoder.layers, start=1):
-            hidden_states, residual = layer(positions, hidden_states, residual)
-            rows = prune_pass.after_layer(number)
+            run = partial(forward_on_cpu, layer) if is_cpu else layer
+            hidden_states, residual = run(positions, hidden_states, residual)
+            rows = None if prune_pass is None else prune_pass.after_layer(number)
             if rows is not None:
                 hidden_states, residual = hidden_states[rows], residual[rows]
                 positions = positions[rows]
+        if is_cpu:
+            return add_and_norm(decoder.norm, hidden_states, residual)
         hidden_states, _ = decoder.norm(hidden_states, residual)
     return hidden_states
