@@ -185,6 +185,57 @@ class StepPlan:
             computed = self._behind_prefix(index, prompt_len, num_slots)
         return Step(self, index, num_visual, num_slots, is_full, computed, stages)
 
+    def full_rows_left(self, index: StepIndex, num_visual: int) -> int:
+        """Tokens that all full steps from ``index`` on compute, which ``num_visual``
+        visual tokens enter, if every block takes all its steps and nothing stops the
+        answer.
+
+        Arithmetic: the scheduler compares requests by it.
+        """
+        first, end, period = self._places_from(index)
+        rows = 0
+        for step in self._pruning_steps(index.step):
+            place = first + step - index.step
+            if place >= end:
+                break
+            num_refreshes = self._refreshes_before(place, period)
+            num_full = num_refreshes - self._refreshes_before(first, period) + 1
+            rows += num_full * self._num_full_rows(num_visual)
+            for stage in self._stages(step):
+                num_visual = self.num_kept(num_visual, stage)
+            first, index = place + 1, index._replace(step=step + 1)
+        num_full = self._refreshes_before(end, period)
+        num_full -= self._refreshes_before(first, period)
+        return rows + num_full * self._num_full_rows(num_visual)
+
+    def _places_from(self, index: StepIndex) -> tuple[int, int, int]:
+        """The next step's place and the one behind the last step, both counted from the
+        start of what refreshes are counted from, and the steps until that comes again:
+        the blocks, or the whole request."""
+        params = self.params
+        per_block = min(params.steps_per_block, params.block_length)
+        if not self.follows_blocks:
+            return index.step, per_block * params.num_blocks, params.steps
+        num_blocks = params.num_blocks - index.block
+        return index.step_in_block, per_block * num_blocks, per_block
+
+    def _refreshes_before(self, place: int, period: int) -> int:
+        interval = 1 if self.params.cache == "none" else self.params.refresh_interval
+        num_periods, rest = divmod(place, period)
+        return num_periods * -(-period // interval) + -(-rest // interval)
+
+    def _num_full_rows(self, num_visual: int) -> int:
+        num_slots = self.prompt_len - (self.num_visual - num_visual)
+        num_slots += self.params.num_tail_tokens
+        return self.params.num_sequences * num_slots
+
+    def _pruning_steps(self, first: int) -> list[int]:
+        """Those that prune, from ``first`` on."""
+        pruning = self.params.pruning
+        stages = () if pruning is None else pruning.stages
+        steps = sorted({stage.step - 1 for stage in stages})
+        return [step for step in steps if step >= first and self._stages(step)]
+
     def num_kept(self, num_visual: int, stage: PruneStage) -> int:
         """Visual tokens that ``stage`` leaves of ``num_visual``; at most, if pruning
         is adaptive."""

@@ -8,7 +8,7 @@ of 2: 34 positions, of which the canvas is [20, 32).
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_lladav.denoising.params import DenoisingParams
@@ -20,6 +20,8 @@ from vllm_lladav.denoising.plan import (
     StepPlan,
     transfer_count,
 )
+from vllm_lladav.model.flops import steps_of
+from vllm_lladav.options.options import CACHES
 from vllm_lladav.pruning.params import PruneStage, PruningParams
 
 LAYERS = 4
@@ -207,6 +209,48 @@ def test_first_step():
     plan = make_plan(cache="dual", refresh_interval=25)
     assert plan.first == at(plan, 0)
     assert plan.first != at(plan, 1)
+
+
+@st.composite
+def any_plans(draw: st.DrawFn) -> StepPlan:
+    """Blocks of up to 8 positions, with fewer steps than that or more."""
+    block_length = draw(st.integers(1, 8))
+    num_blocks = draw(st.integers(1, 4))
+    lengths = draw(st.lists(st.integers(1, 20), max_size=3))
+    stages = draw(
+        st.lists(
+            st.builds(
+                PruneStage,
+                st.integers(1, 40),
+                st.integers(1, LAYERS),
+                st.sampled_from([0.3, 0.75]),
+            ),
+            max_size=4,
+            unique_by=lambda stage: (stage.step, stage.layer),
+        )
+    )
+    stages.sort(key=lambda stage: (stage.step, stage.layer))
+    params = DenoisingParams(
+        gen_length=block_length * num_blocks,
+        block_length=block_length,
+        steps=num_blocks * draw(st.integers(1, 10)),
+        max_answer_tokens=1,
+        cache=draw(st.sampled_from(CACHES)),
+        refresh_interval=draw(st.integers(1, 12)),
+        cfg_scale=draw(st.sampled_from([0.0, 0.5])),
+        pruning=PruningParams(tuple(stages)) if stages else None,
+    )
+    return StepPlan(params, sum(lengths) + draw(st.integers(1, 20)), tuple(lengths))
+
+
+@settings(max_examples=300, deadline=None)
+@given(any_plans())
+def test_rows_left_are_those_of_the_full_steps(plan: StepPlan):
+    """Of the steps that run, one after the other; wherever the request is."""
+    steps = [step for step, _ in steps_of(plan)]
+    full = [step.num_rows * step.is_full for step in steps]
+    left = [plan.full_rows_left(step.index, step.num_visual) for step in steps]
+    assert left == [sum(full[number:]) for number in range(len(steps))]
 
 
 def test_transfer_count_of_the_official_example():
