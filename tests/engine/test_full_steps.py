@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Full steps are limited where cached ones would wait for them."""
+"""Full steps are limited, and go to those first that need the least of them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -48,48 +48,49 @@ def test_first_steps_come_a_few_at_a_time(limited: Engine, golden_cases):
     limited.step(2)
     limited.reset_observations()
     names = [add(limited, case, f"new{i}", **CACHED) for i in range(8)]
-    for count in range(1, 4):
+    num_admitted = 0
+    while len(limited.admitted) < 8:
         limited.step()
-        assert limited.admitted == names[: count * per_iteration]
-        earlier = 1 + (count - 1) * per_iteration
-        expected = earlier * 32 + per_iteration * first
-        assert limited.num_scheduled[-1] == expected
+        num_new = len(limited.admitted) - num_admitted
+        assert num_new in (0, min(per_iteration, 8 - num_admitted))
+        assert limited.num_scheduled[-1] == (1 + num_admitted) * 32 + num_new * first
+        num_admitted += num_new
+    assert "running" in limited.running
     answers = limited.finish()
     assert limited.admitted == names
     assert [answers[name].token_ids for name in names] == [alone] * 8
 
 
-def test_nothing_waits_where_no_step_is_cached(limited: Engine, golden_cases):
+def test_exact_requests_are_finished_a_few_at_a_time(limited: Engine, golden_cases):
+    """As many as fit into an iteration together. The others begin as they end."""
     case = golden_cases["text_32_32_32"]
-    names = [add(limited, case, f"exact{i}") for i in range(8)]
-    limited.step()
+    at_once = LIMIT // (case.prompt_len + 32)
+    names = [add(limited, case, f"exact{i}") for i in range(2 * at_once)]
+    limited.step(32)
+    assert limited.admitted == names[:at_once]
+    limited.step(32)
     assert limited.admitted == names
-    limited.step()
-    assert limited.num_scheduled[-1] == 8 * (case.prompt_len + 32)
+    assert limited.num_scheduled == [at_once * (case.prompt_len + 32)] * 64
     answers = limited.finish()
     assert all(tuple(answers[name].token_ids) == case.output_ids for name in names)
 
 
-def test_exact_requests_take_turns_beside_cached_ones(limited: Engine, golden_cases):
-    """All of them get on, newcomers too, and end with the official tokens."""
+def test_exact_requests_beside_cached_ones(limited: Engine, golden_cases):
+    """Cached steps run in every iteration, and in some without a full one; a newcomer
+    with one full step goes before those with many; tokens are the official ones."""
     case = golden_cases["text_32_32_32"]
-    add(limited, case, "cached", **CACHED)
+    full = case.prompt_len + 32
+    cached_ones = [add(limited, case, f"cached{i}", **CACHED) for i in range(2)]
     limited.step(2)
-    exact = [add(limited, case, f"exact{i}") for i in range(4)]
-    limited.step(4)
+    exact = [add(limited, case, f"exact{i}") for i in range(2 * (LIMIT // full))]
+    limited.step(12)
+    iterations = limited.num_scheduled[2:]
+    assert set(iterations) == {2 * 32, 2 * 32 + LIMIT // full * full}
+    assert set(cached_ones) <= set(limited.running)
     newcomer = add(limited, case, "newcomer", **CACHED)
-    limited.step(4)
-    assert newcomer in limited.running
-    progress = {
-        request.request_id.rpartition("-")[0]: limited.scheduler._progress[
-            request.request_id
-        ].step.index.step
-        for request in limited.scheduler.running
-    }
-    steps = [progress[name] for name in exact]
-    assert max(steps) - min(steps) <= 1
-    assert min(steps) > 1
-    assert progress["cached"] == 10
+    while newcomer not in limited.admitted:
+        limited.step()
+    assert exact[-1] not in limited.admitted
     answers = limited.finish()
     assert all(tuple(answers[name].token_ids) == case.output_ids for name in exact)
 

@@ -227,9 +227,9 @@ class ServerOptions(RequestOptions):
     full_step_tokens: int = _server_option(
         2048,
         Integer(least=0),
-        "most tokens of first and refreshing steps in an iteration that also runs "
-        "cached steps, which would wait for them; one such step always fits; 0 is no "
-        "limit",
+        "most tokens of full steps (first, refreshing and exact ones) in an iteration; "
+        "one such step always fits; 0 is no limit. About as many as fill the machine: "
+        "more of them at once only delay each other, and the cached steps beside them",
     )
     deadline_seconds: float = _server_option(
         0.0,

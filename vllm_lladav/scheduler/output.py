@@ -6,7 +6,6 @@ from collections import deque
 from typing import Any
 
 from vllm.logger import init_logger
-from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
@@ -16,6 +15,7 @@ from vllm.v1.request import Request, RequestStatus
 from vllm_lladav.denoising.marks import FinishMark, StepReport
 from vllm_lladav.denoising.params import denoising_params
 from vllm_lladav.denoising.plan import StepPlan
+from vllm_lladav.scheduler.blocks import shrink
 from vllm_lladav.scheduler.progress import Progress
 from vllm_lladav.scheduler.showing import Showing
 from vllm_lladav.scheduler.stats import DenoisingStats
@@ -34,6 +34,7 @@ class DenoisingOutput(Scheduler):
         super().__init__(*args, **kwargs)
         self.num_sampled_tokens_per_step = 0
         self._progress: dict[str, Progress] = {}
+        self._num_arrived = 0
         self._finish_marks: dict[str, int] = {}
         self._stats = DenoisingStats()
         self._showing = Showing()
@@ -44,7 +45,10 @@ class DenoisingOutput(Scheduler):
         params = denoising_params(request.sampling_params)
         lengths = tuple(feature.mm_position.length for feature in request.mm_features)
         plan = StepPlan(params, request.num_prompt_tokens, lengths)
-        self._progress[request.request_id] = Progress(plan, self.current_step)
+        self._progress[request.request_id] = Progress(
+            plan, self._num_arrived, self.current_step
+        )
+        self._num_arrived += 1
         super().add_request(request)
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
@@ -65,8 +69,10 @@ class DenoisingOutput(Scheduler):
         # The worker starts the canvas again and leaves out what it emitted
         # before; output that is still on its way would be emitted twice.
         super()._preempt_request(request, timestamp, drop_stale_output=True)
-        plan = self._progress[request.request_id].plan
-        self._progress[request.request_id] = Progress(plan, self.current_step)
+        before = self._progress[request.request_id]
+        self._progress[request.request_id] = Progress(
+            before.plan, before.arrival, self.current_step
+        )
 
     # ------------------------------------------------------------- dispatch
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
@@ -87,7 +93,7 @@ class DenoisingOutput(Scheduler):
         does not need."""
         progress = self._progress[request_id]
         num_slots = progress.step.num_held_slots(self.block_size)
-        num_freed = _shrink(self.kv_cache_manager, request_id, num_slots)
+        num_freed = shrink(self.kv_cache_manager, request_id, num_slots)
         progress.count_returned(num_freed)
         self._stats.num_visual_tokens_pruned += num_dropped
         self._stats.num_kv_blocks_returned += num_freed
@@ -209,27 +215,3 @@ def _finish_status(
         return RequestStatus.FINISHED_STOPPED, None
     stops = denoising_params(request.sampling_params).stops
     return RequestStatus.FINISHED_STOPPED, stops[FinishMark.STOP_STRING - mark]
-
-
-def _shrink(manager: KVCacheManager, request_id: str, num_tokens: int) -> int:
-    """Free the blocks that a request needs no longer once it holds ``num_tokens``.
-
-    vLLM has no call for it: blocks are freed when a request ends. Without prefix
-    caching (which denoising rules out) a block has one owner and no content worth
-    keeping, so it can be handed on at once: a new owner's first write comes in a
-    later step, after the reads of the step that is under way.
-
-    Returns:
-        The number of blocks freed.
-    """
-    num_freed = 0
-    for single_type in manager.coordinator.single_type_managers:
-        blocks = single_type.req_to_blocks[request_id]
-        num_needed = -(-num_tokens // single_type.block_size)
-        tail = blocks[num_needed:]
-        if not tail:
-            continue
-        del blocks[num_needed:]
-        single_type.block_pool.free_blocks(reversed(tail))
-        num_freed += len(tail)
-    return num_freed

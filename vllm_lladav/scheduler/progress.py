@@ -18,12 +18,15 @@ class Progress:
     knows comes with the output (:meth:`report`).
 
     Args:
+        arrival: the request's number, in the order in which requests come.
         iteration: of the scheduler, in which the request comes, or is preempted.
     """
 
-    def __init__(self, plan: StepPlan, iteration: int) -> None:
+    def __init__(self, plan: StepPlan, arrival: int, iteration: int) -> None:
         self._plan = plan
+        self._arrival = arrival
         self._step = plan.first
+        self._full_rows_left: int | None = None
         self._waits_since = iteration
         self._awaits_report = False
         self._num_done = 0
@@ -34,9 +37,25 @@ class Progress:
         return self._plan
 
     @property
+    def arrival(self) -> int:
+        """The request's number, in the order in which requests came."""
+        return self._arrival
+
+    @property
     def step(self) -> Step:
         """The request's next step, as far as is known."""
         return self._step
+
+    @property
+    def full_rows_left(self) -> int:
+        """Tokens that the full steps to come compute, the next step included, as far as
+        is known."""
+        if self._full_rows_left is None:
+            step = self._step
+            self._full_rows_left = self._plan.full_rows_left(
+                step.index, step.num_visual
+            )
+        return self._full_rows_left
 
     @property
     def waits_since(self) -> int:
@@ -44,13 +63,16 @@ class Progress:
         return self._waits_since
 
     @property
+    def has_steps(self) -> bool:
+        """Whether there is a next step. With asynchronous scheduling all may be under
+        way already."""
+        return self._step.index.step < self._plan.params.steps
+
+    @property
     def is_ready(self) -> bool:
-        """Whether the next step can be dispatched. With asynchronous scheduling all
-        steps may be under way already, or what the next one computes may depend on
+        """Whether the next step can be dispatched: what it computes may depend on
         output that is not back."""
-        return self._step.index.step < self._plan.params.steps and (
-            not self._awaits_report
-        )
+        return self.has_steps and not self._awaits_report
 
     def dispatch(self, iteration: int) -> int:
         """The next step is under way, in this iteration of the scheduler.
@@ -65,6 +87,7 @@ class Progress:
         number, block, step_in_block, stop = step.index
         index = StepIndex(number + 1, block, step_in_block + 1, stop)
         self._step = self._plan.at(index, step.num_visual_after)
+        self._full_rows_left = None
         return step.num_visual - self._step.num_visual
 
     def report(self, report: StepReport) -> int:
@@ -87,6 +110,7 @@ class Progress:
             num_visual = report.pruned.num_visual
         if (index, num_visual) != (before.index, before.num_visual):
             self._step = self._plan.at(index, num_visual)
+            self._full_rows_left = None
         return before.num_visual - num_visual
 
     def count_returned(self, num_kv_blocks: int) -> None:

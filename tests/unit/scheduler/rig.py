@@ -80,6 +80,7 @@ class Rig:
 
     Attributes:
         scheduled: tokens of every request, iteration by iteration.
+        full_rows: those of the full steps among them, of iterations that are over.
         admitted: names, in order.
         answers: tokens of every request.
         parts: the latest outputs, by name.
@@ -114,6 +115,7 @@ class Rig:
         self.budget = budget
         self.stop_at: dict[str, int] = {}  # Canvas positions.
         self.scheduled: list[dict[str, int]] = []
+        self.full_rows: list[int] = []
         self.admitted: list[str] = []
         self.answers: dict[str, list[int]] = {}
         self.parts: dict[str, EngineCoreOutput] = {}
@@ -145,6 +147,7 @@ class Rig:
         return output
 
     def receive(self, output: SchedulerOutput) -> None:
+        self.full_rows.append(0)
         tokens = [self._denoise(name, output) for name in output.num_scheduled_tokens]
         names = list(output.num_scheduled_tokens)
         places = {name: index for index, name in enumerate(names)}
@@ -181,6 +184,7 @@ class Rig:
             return []
         step = plan.at(canvas.index, num_visual)
         assert output.num_scheduled_tokens[name] == step.num_rows, name
+        self.full_rows[-1] += step.num_rows * step.is_full
         pruned = None
         if step.stages:
             num_visual, before = step.num_visual_after, num_visual

@@ -37,14 +37,6 @@ def test_token_budget():
     assert batch.num_tokens == {"a": 60}
 
 
-def test_newcomers_leave_what_is_reserved():
-    batch = Batch(100, 0, 0)
-    batch.reserved = {"a": 30, "b": 20}
-    assert batch.has_room(step_of(42)) and not batch.has_room(step_of(43))
-    # Running ones do not: their own tokens are reserved.
-    assert batch.allows(step_of(92))
-
-
 def test_full_steps_are_limited_but_one():
     batch = Batch(1000, 0, 100)
     assert batch.allows(step_of(500))
@@ -52,6 +44,7 @@ def test_full_steps_are_limited_but_one():
     assert batch.allows(step_of(32)) and not batch.allows(step_of(33))
     # Cached steps count for nothing.
     take(batch, "b", step_of(500, number=1))
+    assert (batch.full_rows, batch.cached_rows) == ({"a": 60}, 8)
     assert batch.allows(step_of(500, number=1))
     assert batch.allows(step_of(32)) and not batch.allows(step_of(33))
 
@@ -59,12 +52,12 @@ def test_full_steps_are_limited_but_one():
 @pytest.mark.parametrize("is_full", [True, False])
 def test_what_is_dropped_is_given_back(is_full: bool):
     batch = Batch(100, 0, 100)
-    batch.reserved = {"waits": 10}
     request = take(batch, "a", step_of(82, number=0 if is_full else 1))
     batch.drop(request)
     assert batch.token_budget == 100
     assert batch.allows(step_of(92))
     assert not batch.running and not batch.num_tokens and not batch.blocks
+    assert not batch.full_rows and batch.cached_rows == 0
     # One that was not scheduled yet.
     batch.drop(make_request("waits", 4))
-    assert not batch.reserved
+    assert batch.preempted == {"a", "waits"}

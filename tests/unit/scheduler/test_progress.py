@@ -25,7 +25,7 @@ def start(**changes: Any) -> Progress:
         refresh_interval=25,
         **changes,
     )
-    return Progress(StepPlan(params, 20, (10,)), iteration=3)
+    return Progress(StepPlan(params, 20, (10,)), arrival=7, iteration=3)
 
 
 def figures(progress: Progress) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def test_ends_with_the_plan():
     for iteration in range(8):
         assert progress.is_ready
         progress.dispatch(iteration)
-    assert not progress.is_ready
+    assert not progress.has_steps and not progress.is_ready
 
 
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
@@ -69,6 +69,21 @@ def test_waits_for_the_block(cache: str):
     progress.report(StepReport(block=1))
     assert progress.step.index == StepIndex(2, 1, 0)
     assert progress.step.is_full
+
+
+def test_full_steps_to_come():
+    """28 tokens at the start of both blocks; where one ends early, its refresh is not
+    needed any more."""
+    progress = start(cache="dual")
+    assert progress.arrival == 7
+    assert progress.full_rows_left == 2 * 28
+    progress.dispatch(4)
+    assert progress.full_rows_left == 28
+    progress.report(StepReport(block=1))
+    assert progress.full_rows_left == 28
+    progress.dispatch(5)
+    assert progress.full_rows_left == 0
+    assert progress.has_steps and not progress.is_ready
 
 
 def test_learns_of_the_stop():
@@ -132,6 +147,13 @@ def test_figures_of_the_client():
 
 def test_nobody_else_changes_it():
     progress: Any = start()
-    for name in ("plan", "step", "waits_since", "is_ready"):
+    for name in (
+        "plan",
+        "arrival",
+        "step",
+        "full_rows_left",
+        "waits_since",
+        "is_ready",
+    ):
         with pytest.raises(AttributeError):
             setattr(progress, name, getattr(progress, name))

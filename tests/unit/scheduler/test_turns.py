@@ -11,8 +11,11 @@ from vllm.v1.core.sched.request_queue import SchedulingPolicy, create_request_qu
 from vllm.v1.request import Request
 
 from tests.unit.scheduler.rig import WORD, Rig, make_request
+from vllm_lladav.scheduler.scheduler import CPU_KNEE
+from vllm_lladav.scheduler.turns import MOST_PASSED_OVER
 
 ENDLESS = 1000
+FIXTURE = [HealthCheck.function_scoped_fixture]
 
 
 def cached(name: str, prompt_len: int, refresh_interval: int, **changes) -> Request:
@@ -22,19 +25,59 @@ def cached(name: str, prompt_len: int, refresh_interval: int, **changes) -> Requ
     )
 
 
-def test_admission_is_in_order(config: VllmConfig):
-    """Tokens of exact requests: 40, 90, 20. The second does not fit beside the first,
-    and holds back the third."""
-    rig = Rig(config, budget=100)
-    rig.add(make_request("a", 32), make_request("b", 82), make_request("c", 12))
-    rig.step()
-    assert rig.scheduled == [{"a": 40}]
-    rig.step(7)  # The eight steps of "a".
-    rig.step()
-    assert rig.scheduled[-1] == {"b": 90}
+def exact(name: str, prompt_len: int, steps: int = 8) -> Request:
+    """Every step computes ``prompt_len`` + 8 tokens."""
+    return make_request(name, prompt_len, gen_length=8, steps=steps, block_length=8)
+
+
+def ran(rig: Rig) -> list[str]:
+    """Who ran, iteration by iteration."""
+    return ["".join(tokens) for tokens in rig.scheduled if tokens]
+
+
+def test_equal_requests_end_one_after_the_other(config: VllmConfig):
+    """First come, first served, with one full step in an iteration."""
+    rig = Rig(config, budget=100, full_step_tokens=50)
+    rig.add(exact("a", 32, 4), exact("b", 32, 4))
+    rig.step(2)
+    rig.add(exact("c", 32, 4))
     rig.finish()
+    assert ran(rig) == ["a"] * 4 + ["b"] * 4 + ["c"] * 4
     assert rig.admitted == ["a", "b", "c"]
     assert all(answer == [WORD] * 8 for answer in rig.answers.values())
+
+
+@pytest.mark.parametrize("full_step_tokens, at_once", [(0, 2), (79, 1), (80, 2)])
+def test_as_many_full_steps_as_the_limits_allow(
+    config: VllmConfig, full_step_tokens: int, at_once: int
+):
+    """Of 40 tokens each, in an iteration with tokens for two of them."""
+    rig = Rig(config, budget=100, full_step_tokens=full_step_tokens)
+    rig.add(*(exact(name, 32) for name in "abc"))
+    rig.step()
+    assert ran(rig) == ["ab"[:at_once]]
+    rig.finish()
+    assert rig.admitted == ["a", "b", "c"]
+
+
+def test_who_needs_little_goes_first(config: VllmConfig):
+    """Among those that wait and those that run, but for a quarter of the turns."""
+    rig = Rig(config, budget=100, full_step_tokens=50)
+    rig.add(exact("a", 32), exact("b", 32, 4))
+    rig.step(1)
+    rig.add(exact("c", 32, 2))
+    rig.finish()
+    assert ran(rig) == list("bccabbbaaaaaaa")
+
+
+def test_the_larger_of_two_waits(config: VllmConfig):
+    """90 tokens do not fit beside 40; they are the first ones in an iteration then."""
+    rig = Rig(config, budget=100)
+    rig.add(exact("a", 32), exact("b", 82), exact("c", 12))
+    rig.finish()
+    assert ran(rig)[:5] == ["ca", "ca", "ca", "ca", "ca"]
+    assert ran(rig)[8:] == ["b"] * 8
+    assert rig.admitted == ["c", "a", "b"]
 
 
 def test_admission_waits_for_kv_blocks(config: VllmConfig):
@@ -60,21 +103,30 @@ def test_a_guided_request_counts_twice(config: VllmConfig):
     rig.finish()
 
 
+def test_a_large_request_in_front_has_its_blocks(config: VllmConfig):
+    """Of 11 KV blocks it needs 9, and small ones that keep coming need 2. They are held
+    back until it has room, and may then go before it within what it leaves."""
+    rig = Rig(config, budget=100, num_kv_blocks=12, full_step_tokens=64)
+    early = [f"early{number}" for number in range(4)]
+    rig.add(*(exact(name, 8, 4) for name in early))
+    rig.step()
+    rig.add(exact("large", 64))
+    for number in range(ENDLESS):
+        rig.add(exact(f"late{number}", 8, 1))
+        rig.step()
+        if "large" in rig.admitted:
+            break
+        assert rig.admitted == early or rig.ended.keys() >= {*early}
+    assert rig.admitted.index("large") <= len(early) + MOST_PASSED_OVER
+
+
 def test_refreshes_that_exceed_the_budget_wait_their_turn(config: VllmConfig):
-    """Three requests, admitted beside each other's short steps, refresh in one
-    iteration, which has tokens for two of them. The third is first in the next."""
+    """An iteration has tokens for two of them. What waits is who needs most."""
     rig = Rig(config, budget=100)
-    rig.add(cached("a", 32, 4), cached("b", 32, 4))
-    rig.step(1)
-    rig.add(cached("c", 32, 3))
-    rig.step(3)
-    assert rig.scheduled[1] == {"a": 8, "b": 8, "c": 40}
-    rig.step()
-    assert rig.scheduled[4] == {"a": 40, "b": 40}
-    rig.step()
-    assert rig.scheduled[5] == {"c": 40, "a": 8, "b": 8}
-    assert next(iter(rig.scheduled[5])) == "c"
+    rig.add(*(cached(name, 32, 4) for name in "abc"))
     rig.finish()
+    assert [rows for rows in rig.full_rows if rows] == [80, 80, 40, 40]
+    assert rig.admitted == ["a", "b", "c"]
     assert all(answer == [WORD] * 8 for answer in rig.answers.values())
 
 
@@ -92,38 +144,84 @@ def test_a_large_refresh_beside_a_stream_of_small_requests(
         if "large" in rig.ended:
             break
     assert "large" in rig.ended
-    assert rig.longest_wait["large"] <= 2
+    # Passed over three times, beside as many iterations of cached steps.
+    assert rig.longest_wait["large"] <= 2 * (MOST_PASSED_OVER + 1)
 
 
-@pytest.mark.parametrize("full_step_tokens", [0, 50])
-def test_a_refresh_beside_exact_requests(config: VllmConfig, full_step_tokens: int):
-    """Exact requests ask for their full steps in every iteration, and new ones come as
-    old ones end."""
-    rig = Rig(config, budget=100, full_step_tokens=full_step_tokens)
-    rig.add(cached("cached", 32, 2, gen_length=8))
-    rig.step()
-    for number in range(ENDLESS):
-        rig.add(make_request(f"exact{number}", 32))
-        rig.step()
-        if "cached" in rig.ended:
-            break
-    assert "cached" in rig.ended
-    assert rig.longest_wait["cached"] <= 3
+@settings(max_examples=20, deadline=None, suppress_health_check=FIXTURE)
+@given(st.integers(1, 12), st.integers(1, 3), st.sampled_from([60, 80, 92]))
+def test_cached_steps_wait_for_one_full_step_at_most(
+    config: VllmConfig, num_cached: int, num_exact: int, exact_len: int
+):
+    """In a row, though together they exceed the token budget, and exact requests ask
+    for one in every iteration."""
+    rig = Rig(config, budget=100, full_step_tokens=50)
+    names = [f"cached{number}" for number in range(num_cached)]
+    rig.add(*(cached(name, 4, 100, gen_length=8) for name in names))
+    rig.step(num_cached)
+    rig.add(*(exact(f"exact{number}", exact_len) for number in range(num_exact)))
+    rig.longest_wait.clear()
+    rig.finish()
+    assert max(rig.longest_wait[name] for name in names) <= 2
+    assert len(rig.ended) == num_cached + num_exact
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=FIXTURE)
+@given(st.integers(1, 8), st.integers(1, 3), st.integers(24, 90), st.booleans())
+def test_full_steps_are_held_for_as_long_as_one_takes(
+    config: VllmConfig, num_cached: int, num_exact: int, exact_len: int, is_async: bool
+):
+    """And cached ones go on in the meantime."""
+    rig = Rig(config, budget=1000, full_step_tokens=50)
+    rig.add(*(cached(f"c{i}", 4, 100, gen_length=64) for i in range(num_cached)))
+    rig.step(num_cached)
+    rig.add(*(exact(f"exact{number}", exact_len) for number in range(num_exact)))
+    under_way: list = []
+    while not all(f"exact{number}" in rig.ended for number in range(num_exact)):
+        under_way.append(rig.dispatch())
+        if len(under_way) > is_async:
+            rig.receive(under_way.pop(0))
+    while not rig.full_rows[-1]:  # Nobody wants one any more.
+        rig.full_rows.pop()
+    first = next(i for i in range(num_cached, ENDLESS) if rig.full_rows[i])
+    iterations = list(zip(rig.scheduled, rig.full_rows, strict=False))[first:]
+    for tokens, full_rows in iterations:
+        if full_rows:
+            last, cost = full_rows, 0
+        else:
+            cost += max(sum(tokens.values()), CPU_KNEE)
+            assert cost <= last
+    is_held = any(not full_rows for _, full_rows in iterations)
+    assert is_held == (64 * num_cached <= exact_len + 8)
 
 
 def test_a_newcomer_beside_exact_requests(config: VllmConfig):
-    """Where full steps take turns, first ones do as well."""
+    """Its first step is due as theirs are, and it needs fewer."""
     rig = Rig(config, budget=1000, full_step_tokens=50)
     rig.add(cached("cached", 32, 100, gen_length=64))
     rig.step()
-    rig.add(*(make_request(f"exact{number}", 32) for number in range(3)))
+    rig.add(*(exact(f"exact{number}", 32) for number in range(3)))
     rig.step(4)
     rig.add(cached("new", 32, 100))
-    rig.step(4)
-    assert "new" in rig.admitted
-    turns = rig.scheduled[1:9]
-    assert all(tokens["cached"] == 64 for tokens in turns)
-    assert all(len(tokens) == 2 for tokens in turns[:4])
+    rig.step(2)
+    assert rig.admitted == ["cached", "exact0", "new"]
+    # One full step beside the cached ones.
+    assert all(tokens["cached"] == 64 for tokens in rig.scheduled[1:])
+    assert all(len(tokens) == 2 for tokens in rig.scheduled[2:6])
+
+
+def test_a_refresh_beside_exact_requests(config: VllmConfig):
+    """Exact requests ask for their full steps in every iteration, and new ones come as
+    old ones end."""
+    rig = Rig(config, budget=100, full_step_tokens=50)
+    rig.add(cached("cached", 32, 2, gen_length=8))
+    rig.step()
+    for number in range(ENDLESS):
+        rig.add(exact(f"exact{number}", 32))
+        rig.step()
+        if "cached" in rig.ended:
+            break
+    assert rig.longest_wait["cached"] <= 3
 
 
 MODES = st.fixed_dictionaries(
@@ -136,11 +234,7 @@ MODES = st.fixed_dictionaries(
 )
 
 
-@settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=60, deadline=None, suppress_health_check=FIXTURE)
 @given(
     requests=st.lists(
         st.tuples(st.integers(0, 12), st.integers(1, 40), MODES),
@@ -154,8 +248,8 @@ def test_everybody_gets_on(
     config: VllmConfig, requests: list, full_step_tokens: int, is_async: bool
 ):
     """Requests of all modes come in any iteration. Each ends with its answer, none
-    waits for more steps of the others than there are requests, and no KV block is
-    lost. Scheduler and worker agree on the tokens of every step (see the rig)."""
+    waits for more than the steps of all others, and no KV block is lost. Scheduler and
+    worker agree on the tokens of every step (see the rig)."""
     rig = Rig(config, budget=100, full_step_tokens=full_step_tokens)
     free = rig.free_blocks
     under_way: list = []
@@ -170,7 +264,7 @@ def test_everybody_gets_on(
             break
         assert iteration < ENDLESS
     assert rig.answers == {f"r{i}": [WORD] * 8 for i in range(len(requests))}
-    bound = len(requests) + 2 * is_async
+    bound = 8 * len(requests) + 2 * is_async
     assert max(rig.longest_wait.values()) <= bound
     for output in under_way:
         rig.receive(output)
@@ -187,7 +281,7 @@ def test_a_more_important_request_preempts(config: VllmConfig):
     rig.step(3)
     rig.add(make_request("urgent", 32))
     rig.step()
-    assert list(rig.scheduled[-1]) == ["a", "urgent"]
+    assert set(rig.scheduled[-1]) == {"a", "urgent"}
     rig.finish()
     assert rig.admitted == ["a", "b", "urgent", "b"]
     assert all(answer == [WORD] * 8 for answer in rig.answers.values())
