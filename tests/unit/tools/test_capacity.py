@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``vllm-lladav capacity`` computes, against figures computed by hand."""
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -189,8 +188,6 @@ def test_kv_memory_by_hand():
     assert (load.steps[0].blocks, load.later.blocks) == (12, 5)
     assert capacity.pool_blocks == 24
     assert capacity.limits[KV_MEMORY] == 3  # 12 / 5 = 2.4, and one more.
-    # 48 tokens in the step, then 18 each: 52 / 18 = 2.9, and one more.
-    assert capacity.limits["token budget"] == 3
     with pytest.raises(DoesNotFit, match="no request fits into the memory"):
         _ = replace(capacity, machine=replace(ROUND, memory=fixed)).requests
 
@@ -225,5 +222,18 @@ def test_full_steps_take_turns():
     # One is let through whatever its size.
     tight = replace(capacity, engine=make_engine(full_step_tokens=5))
     assert tight.active_limit == 4
-    exact = replace(plan, params=replace(plan.params, cache="none"))
-    assert replace(capacity, plan=exact).active_limit == math.inf
+
+
+def test_exact_requests_take_turns():
+    """20 of 16 steps of 46 tokens and a second each: two in an iteration of 100."""
+    plan = make_plan(Images((20,), 1), text_tokens=10, gen_length=16)
+    machine = replace(ROUND, overhead=1.0, bandwidth=1e15, peak=1e15)
+    engine = make_engine(full_step_tokens=100)
+    capacity = Capacity(machine, engine, plan, concurrency=20)
+    assert capacity.active_limit == 2
+    assert capacity.requests_per_second(20) == pytest.approx(2 / 16, rel=1e-6)
+    assert capacity.burst_seconds(20) == pytest.approx(10 * 16, rel=1e-6)
+    assert capacity.burst_seconds(3) == pytest.approx(2 * 16, rel=1e-6)
+    # Without that limit the token budget is one.
+    unlimited = make_engine(full_step_tokens=0, max_batched_tokens=200)
+    assert replace(capacity, engine=unlimited).active_limit == 4

@@ -99,7 +99,10 @@ def test_json(capsys):
     assert values["limited_by"] == CONCURRENCY
     assert values["bound"] == "arithmetic"
     seconds = values["step"]["seconds"] * values["request"]["steps"]
-    assert values["requests_per_second"] == pytest.approx(4 / seconds)
+    # 1,741 tokens each, of 2,048 in a step.
+    assert values["requests_in_a_step"] == 1
+    assert values["requests_per_second"] == pytest.approx(1 / seconds)
+    assert values["request_seconds"] == pytest.approx(4 * seconds)
 
 
 def test_a_cpu(capsys):

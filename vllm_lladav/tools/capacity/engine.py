@@ -35,8 +35,8 @@ class Engine:
         dtype_bytes: bytes of one weight, activation, or element of K or V.
         tensor_parallel: number of ranks that share the model.
         block_size: tokens whose K/V a KV block holds.
-        full_step_tokens: most tokens of full steps in a step with cached ones; 0 is
-            no limit (``--full-step-tokens``).
+        full_step_tokens: most tokens of full steps in a step, if there are several; 0
+            is no limit (``--full-step-tokens``).
         memory_share: share of a rank's memory that vLLM uses
             (``--gpu-memory-utilization``).
         on_cpu: a rank is a CPU, which has smaller tiles of logits, reads them more

@@ -14,6 +14,7 @@ from vllm_lladav.options.kinds import Integer
 from vllm_lladav.tools.capacity.engine import Engine
 from vllm_lladav.tools.capacity.machine import Machine
 from vllm_lladav.tools.capacity.step import (
+    Load,
     Part,
     RequestLoad,
     mean_parts,
@@ -26,7 +27,6 @@ from vllm_lladav.tools.capacity.step import (
 CONCURRENCY = "concurrency"
 FULL_STEPS = "full_step_tokens"
 KV_MEMORY = "KV memory"
-TOKEN_BUDGET = "token budget"
 MAX_SEQS = "max_num_seqs"
 
 MORE_WOULD_HELP = 0.1
@@ -158,13 +158,10 @@ class Capacity:
     @cached_property
     def limits(self) -> dict[str, int]:
         """Most requests at once, by the name of what admits no more."""
-        engine, first, later = self.engine, self.load.steps[0], self.load.later
+        first, later = self.load.steps[0], self.load.later
         limits = {
             KV_MEMORY: num_admissible(self.pool_blocks, first.blocks, later.blocks),
-            TOKEN_BUDGET: num_admissible(
-                engine.max_batched_tokens, first.scheduled, later.scheduled
-            ),
-            MAX_SEQS: engine.max_seqs // self.plan.params.num_sequences,
+            MAX_SEQS: self.engine.max_seqs // self.plan.params.num_sequences,
         }
         if self.concurrency is not None:
             limits[CONCURRENCY] = self.concurrency
@@ -182,6 +179,12 @@ class Capacity:
         Raises:
             DoesNotFit: if not even one can run.
         """
+        first = self.load.steps[0].scheduled
+        if first > self.engine.max_batched_tokens:
+            raise DoesNotFit(
+                f"the token budget ({self.engine.max_batched_tokens}) is smaller than "
+                f"a request's first step ({first:.0f} tokens)"
+            )
         count = self.limits[self.limit]
         if count < 1:
             raise DoesNotFit(self._why_none())
@@ -199,26 +202,20 @@ class Capacity:
                 f"the KV blocks of one request "
                 f"{first.blocks * engine.block_bytes / 1e9:.1f}"
             )
-        if self.limit == TOKEN_BUDGET:
-            return (
-                f"the token budget ({engine.max_batched_tokens}) is smaller than "
-                f"a request's first step ({first.scheduled:.0f} tokens)"
-            )
         return f"no request fits: {self.limit}"
 
     # ------------------------------------------------------------- time
     @property
     def active_limit(self) -> float:
-        """Most requests that take part in a mean step; infinite without a limit.
-
-        Where some requests are at cached steps, those at full steps take turns
-        (``full_step_tokens``), and the ones whose turn it is not wait.
-        """
+        """Most requests that take part in a mean step. Those at full steps take turns
+        (``full_step_tokens``), and the ones whose turn it is not wait."""
         share, full = self.load.kind(is_full=True)
-        if share == 1 or not self.engine.full_step_tokens:
-            return math.inf
-        # One is let through whatever its size.
-        return max(self.engine.full_step_tokens // full.scheduled, 1) / share
+        return self._full_at_once(full) / share
+
+    def _full_at_once(self, load: Load) -> int:
+        """Full steps that run in an iteration at most. One does whatever its size."""
+        most = self.engine.full_step_tokens or self.engine.max_batched_tokens
+        return max(int(min(most, self.engine.max_batched_tokens) // load.scheduled), 1)
 
     def active(self, num_requests: int) -> float:
         """How many of ``num_requests`` running requests take part in a mean step."""
@@ -263,11 +260,17 @@ class Capacity:
 
     def burst_seconds(self, num_requests: int) -> float:
         """Seconds until all of ``num_requests`` are done that start together on an idle
-        machine, which must have room for all at once."""
-        return sum(
-            seconds_of(step_parts(self.machine, self.engine, load.times(num_requests)))
-            for load in self.load.steps
-        )
+        machine, which must have room for all at once: cached steps of all run together,
+        full ones in turn."""
+        seconds = 0.0
+        for load in self.load.steps:
+            at_once = self._full_at_once(load) if load.full else num_requests
+            num_whole, rest = divmod(num_requests, at_once)
+            for count, times in ((at_once, num_whole), (rest, bool(rest))):
+                batch = load.times(count)
+                parts = step_parts(self.machine, self.engine, batch)
+                seconds += times * seconds_of(parts)
+        return seconds
 
     @property
     def gain_of_more(self) -> float:
