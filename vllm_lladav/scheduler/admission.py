@@ -54,7 +54,7 @@ class DenoisingAdmission(DenoisingOutput):
         the queue on as there is room for together. The first one may take the room of
         less important ones."""
         found: list[Request] = []
-        if self._pause_state != PauseState.UNPAUSED:
+        if self._pause_state != PauseState.UNPAUSED or not self.waiting:
             return found
         room = self._room()
         for request in islice(self.waiting, MOST_LOOKED_AT):

@@ -63,8 +63,10 @@ class DenoisingScheduler(DenoisingAdmission):
         """Cached steps, those first that have waited longest, and full ones in turn."""
         full, between = self._next_steps()
         turns = self._turns.ordered(map(self._turn, (*full, *self._admissible())))
-        if self._turns.are_held(turns, sum(step.num_rows for _, step in between)):
-            turns = []
+        if between and turns:
+            num_rows = sum(step.num_rows for _, step in between)
+            priority = min(self._priority(request) for request, _ in between)
+            turns = [] if self._turns.are_held(turns, num_rows, priority) else turns
         due = [self.requests[turn.request_id] for turn in turns]
         cached = [request for request, _ in between if self._is_ready(request)]
         cached.sort(key=lambda r: self._progress[r.request_id].waits_since)
@@ -94,14 +96,17 @@ class DenoisingScheduler(DenoisingAdmission):
 
     def _turn(self, request: Request) -> Turn:
         progress = self._progress[request.request_id]
-        has_priority = self.policy == SchedulingPolicy.PRIORITY
         return Turn(
-            request.priority if has_priority else 0,
+            self._priority(request),
             progress.full_rows_left,
             progress.arrival,
             request.request_id,
             progress.plan.params.cache == "none",
         )
+
+    def _priority(self, request: Request) -> int:
+        """The lower, the more important."""
+        return request.priority if self.policy == SchedulingPolicy.PRIORITY else 0
 
     def _run(self, request: Request, batch: Batch) -> None:
         """If there is room."""

@@ -72,15 +72,16 @@ class Turns:
             turns.insert(0, first_come)
         return turns
 
-    def are_held(self, ordered: list[Turn], cached_rows: int) -> bool:
+    def are_held(self, ordered: list[Turn], cached_rows: int, priority: int) -> bool:
         """Whether full steps wait while requests that are between theirs go on.
 
         Args:
-            ordered: full steps that are due.
+            ordered: full steps that are due, at least one.
             cached_rows: tokens of the cached steps to come, be it that they cannot run
                 in this very iteration.
+            priority: of the most important one of these requests.
         """
-        if not ordered or not cached_rows:
+        if ordered[0].priority < priority:
             return False
         is_alone = len(ordered) == 1 and ordered[0].is_exact
         if cached_rows < self._knee and not is_alone:

@@ -110,7 +110,7 @@ def test_each_kind_has_half_of_the_machine(iterations: list[tuple[int, int]]):
         rows = max(cached_rows, KNEE)
         turns.count(due, {"a": full_rows}, rows, False)
         cost = 0
-        while turns.are_held(due, rows):
+        while turns.are_held(due, rows, 0):
             turns.count([], {}, rows, False)
             cost += rows
         assert full_rows - rows < cost <= full_rows
@@ -123,22 +123,22 @@ def test_little_is_wasted():
     exact = turn("exact", 500)
     first = turn("new", 500)._replace(is_exact=False)
     turns.count([exact], {"exact": 50}, 1, False)
-    assert turns.are_held([exact], 1)
-    assert not turns.are_held([exact, exact], 1)
-    assert not turns.are_held([first], 1)
-    assert turns.are_held([exact, first], KNEE)
+    assert turns.are_held([exact], 1, 0)
+    assert not turns.are_held([exact, exact], 1, 0)
+    assert not turns.are_held([first], 1, 0)
+    assert turns.are_held([exact, first], KNEE, 0)
     # They cost as much as if they did.
     for _ in range(5):
-        assert turns.are_held([exact], 1)
+        assert turns.are_held([exact], 1, 0)
         turns.count([], {}, 1, False)
-    assert not turns.are_held([exact], 1)
+    assert not turns.are_held([exact], 1, 0)
 
 
-def test_nobody_is_held_for_nothing():
+def test_the_more_important_one_is_not_held():
     turns = Turns(KNEE)
     turns.count([turn("a", 500)], {"a": 50}, 0, False)
-    assert not turns.are_held([turn("a", 500)], 0)
-    assert not turns.are_held([], 30)
+    assert turns.are_held([turn("a", 500, priority=1)], 30, 1)
+    assert not turns.are_held([turn("a", 500, priority=0)], 30, 1)
 
 
 def test_the_budget_goes_to_either_kind_in_turn():
