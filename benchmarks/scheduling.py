@@ -5,10 +5,10 @@
 
 Drives the engine's own scheduler without a model: an iteration takes ``--base`` seconds
 and, for each of its tokens, ``--full`` or ``--cached`` ones, for ``--knee`` tokens at
-least. The defaults are those of the mid-size checkpoint on two CPU cores.
-Requests come at random moments (Poisson), at ``--load`` of what the server can do, and
-some all at once. Compared are the scheduler's rule and round-robin: every running
-request has a step in each iteration, full steps are limited beside cached ones only.
+least. The defaults are those of the mid-size checkpoint on two CPU cores. Requests come
+at random moments (Poisson), at ``--load`` of what the server can do, and some all at
+once. Compared are the scheduler's rule and round-robin: every running request has a
+step in each iteration, full steps are limited beside cached ones only.
 
 Half a minute; the same ``--seed`` gives the same figures. With ``--engine`` a
 real engine answers, by its own clock and rule: an hour with as many requests.
@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from common import checkpoint, noise_images, render_question, write_figures
 from engine import CORE_HERE, engine_options, sampling
 from vllm import EngineArgs, SamplingParams
@@ -42,7 +43,8 @@ from vllm_lladav.denoising.params import RESOLVED_KEY, DenoisingParams
 from vllm_lladav.plugin import register
 from vllm_lladav.pruning.params import PruneStage, PruningParams
 from vllm_lladav.scheduler.batch import Batch
-from vllm_lladav.scheduler.scheduler import DenoisingScheduler
+from vllm_lladav.scheduler.scheduler import CPU_KNEE, DenoisingScheduler
+from vllm_lladav.scheduler.turns import Turns
 from vllm_lladav.tools.engine import start_engine
 
 TEXT_TOKENS, VISUAL_TOKENS = 190, 1485
@@ -146,20 +148,17 @@ class Server:
     _done: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        spec = KVCacheGroupSpec(["layer"], self._kv_spec())
+        spec = FullAttentionSpec(
+            block_size=KV_BLOCK, num_kv_heads=1, head_size=8, dtype=torch.float32
+        )
+        groups = [KVCacheGroupSpec(["layer"], spec)]
         self.scheduler = self.rule(
             self.config,
-            KVCacheConfig(self.args.kv_blocks, [], [spec]),
+            KVCacheConfig(self.args.kv_blocks, [], groups),
             StructuredOutputManager(self.config),
             block_size=KV_BLOCK,
         )
-
-    def _kv_spec(self) -> FullAttentionSpec:
-        import torch
-
-        return FullAttentionSpec(
-            block_size=KV_BLOCK, num_kv_heads=1, head_size=8, dtype=torch.float32
-        )
+        self.scheduler._turns = Turns(self.args.knee)
 
     def run(self, arrivals: Sequence[tuple[float, Mode]]) -> list[float]:
         """Seconds that each request takes."""
@@ -343,7 +342,7 @@ def main() -> None:
     parser.add_argument("--base", type=float, default=0.003)
     parser.add_argument("--full", type=float, default=0.00055)
     parser.add_argument("--cached", type=float, default=0.0009)
-    parser.add_argument("--knee", type=int, default=0)
+    parser.add_argument("--knee", type=int, default=CPU_KNEE)
     parser.add_argument("--gen-length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--load", type=float, default=0.7)
