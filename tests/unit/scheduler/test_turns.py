@@ -272,6 +272,38 @@ def test_everybody_gets_on(
     assert not rig.scheduler._progress
 
 
+@settings(max_examples=20, deadline=None, suppress_health_check=FIXTURE)
+@given(st.lists(st.tuples(st.integers(20, 80), MODES), min_size=1, max_size=4))
+def test_a_stream_of_short_requests_starves_nobody(config: VllmConfig, requests: list):
+    """One comes in every iteration and would always go first. The others have a quarter
+    of the iterations with full steps, and cached steps between two of those cost no
+    more than one of them."""
+    rig = Rig(config, budget=200, full_step_tokens=20)
+    for number, (prompt_len, mode) in enumerate(requests):
+        rig.add(make_request(f"r{number}", prompt_len, **mode))
+    names = {f"r{number}" for number in range(len(requests))}
+    largest = 2 * (80 + 8)  # A guided one has two sequences.
+    most_held = 1 + largest // CPU_KNEE
+    for number in range(8 * len(requests) * (MOST_PASSED_OVER + 1) * most_held):
+        rig.add(exact(f"short{number}", 4, 1))
+        rig.step()
+        if names <= rig.ended.keys():
+            break
+    assert names <= rig.ended.keys()
+
+
+def test_a_busy_encoder_holds_back_those_behind(config: VllmConfig):
+    """It encodes 20 visual tokens in an iteration. The third request would fit, but if
+    it went first again and again, the second would never begin."""
+    rig = Rig(config, budget=1000)
+    rig.scheduler.max_num_encoder_input_tokens = 20
+    for name, num_visual in (("a", 12), ("b", 12), ("c", 4)):
+        rig.add(make_request(name, 20, images=(num_visual,)))
+    rig.step(2)
+    assert ran(rig) == ["a", "abc"]
+    rig.finish()
+
+
 def test_a_more_important_request_preempts(config: VllmConfig):
     """The victim starts again and emits only what it did not emit before."""
     rig = Rig(config, budget=1000, num_kv_blocks=12)
