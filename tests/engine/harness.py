@@ -127,6 +127,10 @@ class Engine:
             "dtype": "float32",
             "kv_cache_memory_bytes": 1 << 28,
             "max_num_seqs": 16,
+            # Tests of answers want large batches, so full steps are not limited.
+            "additional_config": {
+                "lladav": {"plugin": "pruning", "full_step_tokens": 0}
+            },
         }
         self.llm = start_engine(model, **{**defaults, **options})
         self.core = engine_core(self.llm)

@@ -113,6 +113,7 @@ def test_each_kind_has_half_of_the_machine(iterations: list[tuple[int, int]]):
         while turns.are_held(due, rows, 0):
             turns.count([], {}, rows, False)
             cost += rows
+            assert cost <= full_rows
         assert full_rows - rows < cost <= full_rows
 
 
