@@ -38,11 +38,9 @@ def test_golden(engine, case: GoldenCase):
     check(case, answer, transfers)
 
 
-@pytest.mark.parametrize("changes", [{}, {"prune_rate": 0.5}], ids=str)
-def test_rows_go_through_a_layer_in_pieces(engine, golden_cases, monkeypatch, changes):
+def test_rows_go_through_a_layer_in_pieces(engine, golden_cases, monkeypatch):
     """As those of large steps do; here 7 at a time."""
     case = golden_cases["img_square"]
-    whole = engine.answer_case(case, **changes)
     sizes, watches = set(), []
     for layer in engine.model.model.layers:
         hook = layer.mlp.register_forward_hook
@@ -50,14 +48,12 @@ def test_rows_go_through_a_layer_in_pieces(engine, golden_cases, monkeypatch, ch
     monkeypatch.setattr(cpu_layer, "PIECE_BYTES", 1)
     monkeypatch.setattr(cpu_layer, "LEAST_ROWS", 7)
     try:
-        answer = engine.answer_case(case, **changes)
+        answer = engine.answer_case(case)
     finally:
         for handle in watches:
             handle.remove()
     assert max(sizes) == 7
-    assert tuple(answer.token_ids) == tuple(whole.token_ids)
-    if not changes:
-        assert tuple(answer.token_ids) == case.output_ids
+    assert tuple(answer.token_ids) == case.output_ids
 
 
 def check(case: GoldenCase, answer, transfers) -> None:
