@@ -128,7 +128,7 @@ def compare(args: argparse.Namespace) -> Iterator[tuple[str, Figures, list[Targe
             yield "exact", *compare_exact(llm, plain, args)
         if "concurrent" in args.only:
             draw = partial(noise_images, SQUARE)
-            yield "concurrent", *compare_concurrent(llm, draw, args.steps, args)
+            yield "concurrent", *compare_concurrent(llm, draw, args.steps, 1.15, args)
         if "approximate" in args.only:
             yield "approximate", *compare_approximate(llm, plain, args)
     if "concurrent" in args.only and not args.quick:
@@ -137,7 +137,7 @@ def compare(args: argparse.Namespace) -> Iterator[tuple[str, Figures, list[Targe
         num_visual = num_visual_tokens(*largest_image(geometry), geometry)
         with running(TRAINED, num_visual) as llm:
             # The model is so small that a whole answer takes a second.
-            found = compare_concurrent(llm, drawn_images, GEN_LENGTH, args, plain)
+            found = compare_concurrent(llm, drawn_images, GEN_LENGTH, 3.5, args, plain)
             yield "concurrent, lladav-tiny", *found
 
 
