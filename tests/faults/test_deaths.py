@@ -12,7 +12,7 @@ import requests
 
 from tests.faults.asking import SHORT, Asking
 from tests.server.client import ENDLESS, greedy_tokens
-from tests.server.metrics import wait_for_metrics
+from tests.server.metrics import num_in_engine, wait_for_metrics
 from tests.server.process import ServerProcess, running_server
 
 WORKERS_APART = ("--distributed-executor-backend", "mp")
@@ -30,7 +30,7 @@ def test_killed_engine_ends_the_server_with_an_error(
     flags = ENGINE_PROCESSES[title]
     with running_server(tiny_checkpoint, tmp_path / "log", *flags) as server:
         with Asking(server.url, 4, **ENDLESS) as asking:
-            _wait_until(server, lambda v: v["vllm:num_requests_running"] == 4)
+            _wait_until(server, lambda v: num_in_engine(v) == 4)
             (victim,) = server.processes(title)
             victim.kill()
         code = server.exit_code(20)
@@ -72,7 +72,7 @@ def test_standing_still_is_noticed_and_overcome(
     url = watched_server.url
     before = greedy_tokens(url)
     with Asking(url, 2, **SHORT) as asking:
-        _wait_until(watched_server, lambda v: v["vllm:num_requests_running"] == 2)
+        _wait_until(watched_server, lambda v: num_in_engine(v) == 2)
         (stopped,) = watched_server.processes(title)
         stopped.suspend()
         try:

@@ -12,15 +12,16 @@ import requests
 
 from tests.faults.asking import SHORT, Asking
 from tests.server.client import ENDLESS, small_chat
-from tests.server.metrics import wait_for_metrics
+from tests.server.metrics import num_in_engine, wait_for_metrics
 from tests.server.process import running_server
 
 EXIT_S = 30
 """Documented: the time for answers, for the engine and for connections, and some."""
 
 
-def _wait_until_running(url: str, number: int) -> None:
-    wait_for_metrics(url, lambda v: v["vllm:num_requests_running"] == number)
+def _wait_until_there(url: str, number: int) -> None:
+    values = wait_for_metrics(url, lambda v: num_in_engine(v) == number)
+    assert num_in_engine(values) == number
 
 
 def test_running_requests_are_answered_within_the_time(
@@ -31,7 +32,7 @@ def test_running_requests_are_answered_within_the_time(
         tiny_checkpoint, tmp_path / "log", "--shutdown-timeout", "60"
     ) as server:
         with Asking(server.url, 8, **SHORT) as asking:
-            _wait_until_running(server.url, 8)
+            _wait_until_there(server.url, 8)
             server.send_signal(signal.SIGTERM)
             time.sleep(0.3)
             health = requests.get(f"{server.url}/health", timeout=5)
@@ -62,7 +63,7 @@ def test_what_cannot_finish_is_failed_at_once(
             Asking(server.url, 8, **ENDLESS) as asking,
         ):
             silent.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Le")
-            _wait_until_running(server.url, 8)
+            _wait_until_there(server.url, 8)
             start = time.monotonic()
             server.send_signal(number)
         answered_after = time.monotonic() - start

@@ -40,6 +40,11 @@ def is_idle(values: Metrics) -> bool:
     return values["vllm:num_requests_running"] == 0
 
 
+def num_in_engine(values: Metrics) -> float:
+    """Requests that run, and that wait for their first step."""
+    return values["vllm:num_requests_running"] + values["vllm:num_requests_waiting"]
+
+
 class Counted:
     """By how much each sample grew within a ``with`` block.
 

@@ -45,6 +45,16 @@ LINES = (
         "vLLM has set it, and a step is computed by all of these threads",
     ),
     Line(
+        "vllm.utils.torch_utils",
+        "Reducing Torch threads",
+        "they compute the steps, and stay (worker/one_process.py)",
+    ),
+    Line(
+        "vllm.v1.worker.cpu_worker",
+        "CPU backend doesn't allow to use `torch.set_num_threads`",
+        "vLLM itself asks for it where the engine core has the worker",
+    ),
+    Line(
         "vllm.config.scheduler",
         "Using custom scheduler class vllm_lladav.",
         "it is ours, and goes with the versions that pyproject.toml allows",
