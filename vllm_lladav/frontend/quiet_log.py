@@ -51,7 +51,7 @@ LINES = (
     ),
     Line(
         "vllm.v1.worker.cpu_worker",
-        "CPU backend doesn't allow to use `torch.set_num_threads`",
+        "CPU backend doesn't allow to use",
         "vLLM itself asks for it where the engine core has the worker",
     ),
     Line(
