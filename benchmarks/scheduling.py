@@ -43,7 +43,7 @@ from vllm_lladav.denoising.params import RESOLVED_KEY, DenoisingParams
 from vllm_lladav.plugin import register
 from vllm_lladav.pruning.params import PruneStage, PruningParams
 from vllm_lladav.scheduler.batch import Batch
-from vllm_lladav.scheduler.scheduler import CPU_KNEE, DenoisingScheduler
+from vllm_lladav.scheduler.scheduler import KNEE, DenoisingScheduler
 from vllm_lladav.scheduler.turns import Turns
 from vllm_lladav.tools.engine import start_engine
 
@@ -342,7 +342,7 @@ def main() -> None:
     parser.add_argument("--base", type=float, default=0.003)
     parser.add_argument("--full", type=float, default=0.00055)
     parser.add_argument("--cached", type=float, default=0.0009)
-    parser.add_argument("--knee", type=int, default=CPU_KNEE)
+    parser.add_argument("--knee", type=int, default=KNEE)
     parser.add_argument("--gen-length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--load", type=float, default=0.7)

@@ -15,11 +15,16 @@ CACHED = {"cache": "prompt", "refresh_interval": 100}
 
 @pytest.fixture(scope="session")
 def shared_limited(start_engine, tiny_checkpoint) -> Engine:
-    return start_engine(
+    from vllm_lladav.scheduler.turns import Turns
+
+    engine = start_engine(
         tiny_checkpoint,
         additional_config={"lladav": {"full_step_tokens": LIMIT}},
         max_num_seqs=12,
     )
+    # The canvases of two requests are worth an iteration.
+    engine.core.scheduler._turns = Turns(64)
+    return engine
 
 
 @pytest.fixture

@@ -60,12 +60,11 @@ class DenoisingState(ModelState):
         self._decoder = cast(DenoisingModel, model)
         self._attentions = self._decoder.attentions()
         if self._attentions[0].attn_backend.get_name() == "CPU_ATTN":
-            from vllm_lladav.worker.cpu_attention import attend_split, is_needed
+            from vllm_lladav.worker.cpu_attention import attend_split
 
-            if is_needed():
-                # In time: vLLM asks the layers for their backend once it makes the KV
-                # cache.
-                attend_split(self._attentions)
+            # In time: vLLM asks the layers for their backend once it makes the KV
+            # cache.
+            attend_split(self._attentions)
         self._mask_token_id = traits_of(self.model_config).mask_token_id
         max_num_seqs = vllm_config.scheduler_config.max_num_seqs
         self._canvases = Canvases(self._mask_token_id, max_num_seqs, device)

@@ -25,9 +25,11 @@ from vllm_lladav.denoising.marks import PruneReport
 from vllm_lladav.denoising.params import RESOLVED_KEY, DenoisingParams
 from vllm_lladav.denoising.plan import StepPlan
 from vllm_lladav.scheduler.scheduler import DenoisingScheduler
+from vllm_lladav.scheduler.turns import Turns
 
 MASK, WORD, STOP = 0, 5, 6
 KV_BLOCK = 8
+KNEE = 16  # Small enough for the steps of these tests to have cost more.
 
 
 def make_request(
@@ -110,6 +112,7 @@ class Rig:
             block_size=KV_BLOCK,
             log_stats=True,
         )
+        self.scheduler._turns = Turns(KNEE)
         self.scheduler.max_num_scheduled_tokens = budget
         self.scheduler.max_num_active_reqs = max_seqs
         self.budget = budget

@@ -10,8 +10,7 @@ from vllm.config import VllmConfig
 from vllm.v1.core.sched.request_queue import SchedulingPolicy, create_request_queue
 from vllm.v1.request import Request
 
-from tests.unit.scheduler.rig import WORD, Rig, make_request
-from vllm_lladav.scheduler.scheduler import CPU_KNEE
+from tests.unit.scheduler.rig import KNEE, WORD, Rig, make_request
 from vllm_lladav.scheduler.turns import MOST_PASSED_OVER
 
 ENDLESS = 1000
@@ -189,7 +188,7 @@ def test_full_steps_are_held_for_as_long_as_one_takes(
         if full_rows:
             last, cost = full_rows, 0
         else:
-            cost += max(sum(tokens.values()), CPU_KNEE)
+            cost += max(sum(tokens.values()), KNEE)
             assert cost <= last
     is_held = any(not full_rows for _, full_rows in iterations)
     assert is_held == (64 * num_cached <= exact_len + 8)
@@ -283,7 +282,7 @@ def test_a_stream_of_short_requests_starves_nobody(config: VllmConfig, requests:
         rig.add(make_request(f"r{number}", prompt_len, **mode))
     names = {f"r{number}" for number in range(len(requests))}
     largest = 2 * (80 + 8)  # A guided one has two sequences.
-    most_held = 1 + largest // CPU_KNEE
+    most_held = 1 + largest // KNEE
     for number in range(8 * len(requests) * (MOST_PASSED_OVER + 1) * most_held):
         rig.add(exact(f"short{number}", 4, 1))
         rig.step()
