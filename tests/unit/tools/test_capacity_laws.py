@@ -136,7 +136,9 @@ def test_a_burst_waits_no_less_than_a_mix(plan: StepPlan, machine: Machine, coun
 @settings(deadline=None)
 @given(plans(), machines())
 def test_one_request_has_nobody_to_mix_with(plan: StepPlan, machine: Machine):
-    """But for head and vision, which differ among steps of a kind."""
+    """But for head and vision, which differ among steps of a kind. Where the rows do,
+    too, some may wait for memory and some for arithmetic, of which a mean step knows
+    less."""
     capacity = Capacity(machine, make_engine(), plan)
     alone = mean_parts(
         (1, step_parts(machine, make_engine(), s)) for s in capacity.load.steps
@@ -144,7 +146,11 @@ def test_one_request_has_nobody_to_mix_with(plan: StepPlan, machine: Machine):
     decoder = sum(p.seconds for p in alone if p.name in ("projections", "overhead"))
     mean = capacity.parts(1)
     mean = sum(p.seconds for p in mean if p.name in ("projections", "overhead"))
-    assert mean * len(capacity.load.steps) == pytest.approx(decoder)
+    steps = capacity.load.steps
+    assert mean * len(steps) <= decoder * (1 + SLACK)
+    kinds = {load.full for load in steps}
+    if len({(load.full, load.rows) for load in steps}) == len(kinds):
+        assert mean * len(steps) == pytest.approx(decoder)
 
 
 @settings(deadline=None)
