@@ -43,8 +43,7 @@ from vllm_lladav.denoising.params import RESOLVED_KEY, DenoisingParams
 from vllm_lladav.plugin import register
 from vllm_lladav.pruning.params import PruneStage, PruningParams
 from vllm_lladav.scheduler.batch import Batch
-from vllm_lladav.scheduler.scheduler import KNEE, DenoisingScheduler
-from vllm_lladav.scheduler.turns import Turns
+from vllm_lladav.scheduler.scheduler import DenoisingScheduler
 from vllm_lladav.tools.engine import start_engine
 
 TEXT_TOKENS, VISUAL_TOKENS = 190, 1485
@@ -158,7 +157,6 @@ class Server:
             StructuredOutputManager(self.config),
             block_size=KV_BLOCK,
         )
-        self.scheduler._turns = Turns(self.args.knee)
 
     def run(self, arrivals: Sequence[tuple[float, Mode]]) -> list[float]:
         """Seconds that each request takes."""
@@ -342,7 +340,7 @@ def main() -> None:
     parser.add_argument("--base", type=float, default=0.003)
     parser.add_argument("--full", type=float, default=0.00055)
     parser.add_argument("--cached", type=float, default=0.0009)
-    parser.add_argument("--knee", type=int, default=KNEE)
+    parser.add_argument("--knee", type=int, default=16)
     parser.add_argument("--gen-length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--load", type=float, default=0.7)

@@ -47,7 +47,8 @@ class Turns:
     """What the iterations so far mean for the next one.
 
     Args:
-        knee: an iteration with fewer tokens takes as long as one with so many.
+        knee: tokens from which on cached steps are worth an iteration of their own;
+            one with fewer counts as one with so many.
     """
 
     def __init__(self, knee: int) -> None:

@@ -11,7 +11,6 @@ import os
 import threading
 
 import torch
-from vllm.platforms import current_platform
 from vllm.utils.ompmultiprocessing import OMPProcessManager
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
@@ -21,7 +20,6 @@ class OneProcess(UniProcExecutor):
     worker's: ``VLLM_CPU_OMP_THREADS_BIND``, ``VLLM_CPU_NUM_OF_RESERVED_CPU``."""
 
     def _init_executor(self) -> None:
-        assert current_platform.is_cpu(), current_platform
         (cpus,) = OMPProcessManager(self.vllm_config).cpu_lists or ([],)
         if cpus:
             bind_threads(cpus)
