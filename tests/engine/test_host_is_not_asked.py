@@ -190,7 +190,7 @@ def test_host_is_not_asked(engine: Engine, golden_cases):
     with questions(engine) as found:
         answers = engine.finish()
     assert not found.asked
-    assert found.num_reports == len(engine.num_scheduled) > 16
+    assert found.num_reports == len(engine.num_scheduled) >= 16
     again = add_all(engine, golden_cases)
     expected = engine.finish()
     # Where it ends, a stop leaves fewer candidates than transfers.

@@ -82,7 +82,7 @@ def test_nothing_is_sent_that_nobody_watches(engine: Engine, golden_cases):
     with recorded_rows() as rows, recorded_outputs() as outputs:
         names = add_all(engine, golden_cases)
         engine.finish()
-    assert len(rows) > 16 and rows == [None] * len(rows)
+    assert len(rows) >= 16 and rows == [None] * len(rows)
     assert all(output.new_token_ids for output in outputs)
     figures = [o for o in outputs if o.kv_transfer_params is not None]
     assert len(figures) == len(names)
