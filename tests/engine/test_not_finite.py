@@ -49,3 +49,26 @@ def test_only_its_request_ends(engine: Engine, golden_cases: Any, changes: Any):
     assert engine.free_blocks == engine.all_blocks
     for again in (case, other):
         assert tuple(engine.answer_case(again).token_ids) == again.output_ids
+
+
+def test_kv_blocks_are_clear(engine: Engine, golden_cases: Any):
+    """What a request leaves in its blocks does not reach the next ones, whose last
+    block is not full, and which read it back."""
+    case = golden_cases["text_32_32_32"]
+    prompt_ids = engine.answer_case(case).prompt_token_ids
+
+    def answer(length: int) -> Any:
+        prompt = {"prompt_token_ids": prompt_ids[:length]}
+        args = {"cache": "dual", "refresh_interval": 100}
+        params = sampling_of(case)
+        params.extra_args |= args
+        return engine.answer(prompt, params)
+
+    lengths = range(len(prompt_ids) - 64, len(prompt_ids), 7)
+    expected = [answer(length).token_ids for length in lengths]
+    for length, token_ids in zip(lengths, expected, strict=True):
+        name = engine.add(prompt_of(case), sampling_of(case))
+        engine.step()
+        spoil(engine, name, math.nan)
+        assert engine.finish()[name].finish_reason == "error"
+        assert answer(length).token_ids == token_ids

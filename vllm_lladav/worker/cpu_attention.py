@@ -156,6 +156,17 @@ def attend_split(attentions: Iterable[Attention]) -> None:
         impl.__class__ = SplitAttentionImpl
 
 
+def clear_blocks(attentions: Iterable[Attention], blocks: torch.Tensor) -> None:
+    """Zero KV blocks (``[n]``, int64) of all layers, for a request that is new to them.
+
+    vLLM's kernel weights what lies behind the end of a sequence, in its last block, with
+    zero. Numbers that another request has left there, and that are not finite, would
+    stay so.
+    """
+    for attention in attentions:
+        attention.kv_cache.index_fill_(0, blocks, 0)
+
+
 def _whole_sequences(
     rows: Sequence[tuple[int, int]], is_whole: Sequence[bool]
 ) -> list[WholeSequences]:

@@ -2,7 +2,7 @@
 """What a worker keeps of the running requests, and the inputs of each step."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -59,12 +59,14 @@ class DenoisingState(ModelState):
         super().__init__(vllm_config, model, encoder_cache, device)
         self._decoder = cast(DenoisingModel, model)
         self._attentions = self._decoder.attentions()
+        self._clear_blocks: Callable[[torch.Tensor], None] | None = None
         if self._attentions[0].attn_backend.get_name() == "CPU_ATTN":
-            from vllm_lladav.worker.cpu_attention import attend_split
+            from vllm_lladav.worker.cpu_attention import attend_split, clear_blocks
 
             # In time: vLLM asks the layers for their backend once it makes the KV
             # cache.
             attend_split(self._attentions)
+            self._clear_blocks = partial(clear_blocks, self._attentions)
         self._mask_token_id = traits_of(self.model_config).mask_token_id
         max_num_seqs = vllm_config.scheduler_config.max_num_seqs
         self._canvases = Canvases(self._mask_token_id, max_num_seqs, device)
@@ -290,6 +292,15 @@ class DenoisingState(ModelState):
         self._read_reports(known)
         for request in known:
             request.begin_step()
+        if self._clear_blocks is not None:
+            new = [
+                sequence
+                for row, request in enumerate(requests)
+                if request is not None and request.prompt_embeds is None
+                for sequence in request.sequences(row, self._block_size)
+            ]
+            if new:
+                self._clear_blocks(self._attention.blocks(new))
         self._replay = self._find_graph(known, len(requests))
         if len(known) == len(requests) and any(r.num_sequences > 1 for r in known):
             inputs = self._attention.inputs(self._sequences(known))
