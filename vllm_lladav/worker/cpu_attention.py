@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention on CPUs: what a step computes whole does not go through the KV blocks.
+"""Attention on CPUs. Without AVX512, what a step computes whole does not go through the
+KV blocks.
 
 In a full step all keys and values of a sequence are at hand, and torch's fused
 attention reads them as they are. vLLM's kernel for CPUs reads them back from the KV
-blocks, at about half the speed unless it has AMX. Sequences of which a step computes a
-part are still attended to by that kernel.
+blocks, at about half the speed with AVX2; with AVX512 it is the faster one (1.3 times
+in float32, 1.2 times in bfloat16, on sequences of 160 to 3,000 tokens). Sequences of
+which a step computes a part are always attended to by that kernel.
 """
 
 import itertools
@@ -22,8 +24,6 @@ from vllm.v1.attention.backends.cpu_attn import (
     CPUAttentionMetadata,
     CPUAttentionMetadataBuilder,
 )
-
-AMX = "amx"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class SplitAttentionMetadataBuilder(CPUAttentionMetadataBuilder):
             end - start == length
             for (start, end), length in zip(rows, lengths, strict=True)
         ]
-        if self.isa == AMX or common.causal is not False or not any(is_whole):
+        if common.causal is not False or not any(is_whole):
             return super().build(common_prefix_len, common, fast_build)
         whole = tuple(_whole_sequences(rows, is_whole))
         paged = torch.tensor([not flag for flag in is_whole])
@@ -146,6 +146,11 @@ class SplitAttentionImpl(CPUAttentionBackendImpl):
         return output
 
 
+def is_needed() -> bool:
+    """Whether torch's attention is faster than vLLM's on this CPU."""
+    return not torch.cpu._is_avx512_supported()
+
+
 def attend_split(attentions: Iterable[Attention]) -> None:
     """Let layers that vLLM has built for a CPU attend as above."""
     for attention in attentions:
@@ -159,9 +164,9 @@ def attend_split(attentions: Iterable[Attention]) -> None:
 def clear_blocks(attentions: Iterable[Attention], blocks: torch.Tensor) -> None:
     """Zero KV blocks (``[n]``, int64) of all layers, for a request that is new to them.
 
-    vLLM's kernel weights what lies behind the end of a sequence, in its last block, with
-    zero. Numbers that another request has left there, and that are not finite, would
-    stay so.
+    vLLM's kernel weights what lies behind the end of a sequence, in its last block,
+    with zero. Numbers that another request has left there, and that are not finite,
+    would stay so.
     """
     for attention in attentions:
         attention.kv_cache.index_fill_(0, blocks, 0)

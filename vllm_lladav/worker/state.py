@@ -61,12 +61,13 @@ class DenoisingState(ModelState):
         self._attentions = self._decoder.attentions()
         self._clear_blocks: Callable[[torch.Tensor], None] | None = None
         if self._attentions[0].attn_backend.get_name() == "CPU_ATTN":
-            from vllm_lladav.worker.cpu_attention import attend_split, clear_blocks
+            from vllm_lladav.worker import cpu_attention
 
-            # In time: vLLM asks the layers for their backend once it makes the KV
-            # cache.
-            attend_split(self._attentions)
-            self._clear_blocks = partial(clear_blocks, self._attentions)
+            if cpu_attention.is_needed():
+                # In time: vLLM asks the layers for their backend once it makes the KV
+                # cache.
+                cpu_attention.attend_split(self._attentions)
+            self._clear_blocks = partial(cpu_attention.clear_blocks, self._attentions)
         self._mask_token_id = traits_of(self.model_config).mask_token_id
         max_num_seqs = vllm_config.scheduler_config.max_num_seqs
         self._canvases = Canvases(self._mask_token_id, max_num_seqs, device)
