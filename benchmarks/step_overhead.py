@@ -130,8 +130,6 @@ class Bench:
             args.max_model_len,
             max(args.requests),
             dtype=args.dtype,
-            # In a process of its own the worker gets its threads as in a server.
-            distributed_executor_backend="mp",
         )
         environment = DEPLOYED if args.deployed else CORE_HERE
         self.llm = start_engine(args.model, environment, **options)

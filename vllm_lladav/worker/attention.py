@@ -90,13 +90,12 @@ class StepAttention:
         offsets = self._to_device(positions % self._block_size, dtype=torch.int64)
         return blocks * self._block_size + offsets
 
-    def blocks(self, sequences: Sequence[AttendedSequence]) -> torch.Tensor:
-        """All KV blocks of ``sequences``: ``[n]``, int64."""
-        parts = []
-        for s in sequences:
-            end = s.first_kv_block + -(-s.length // self._block_size)
-            parts.append(self._block_table[s.row, s.first_kv_block : end])
-        return torch.cat(parts).long()
+    def blocks(self, sequence: AttendedSequence) -> torch.Tensor:
+        """All KV blocks of ``sequence``, in order: ``[n]``, int32."""
+        first, size = sequence.first_kv_block, self._block_size
+        return self._block_table[
+            sequence.row, first : first + -(-sequence.length // size)
+        ]
 
     def block_tables(self, sequences: Sequence[AttendedSequence]) -> torch.Tensor:
         """A block table with a row for every sequence."""

@@ -294,14 +294,14 @@ class DenoisingState(ModelState):
         for request in known:
             request.begin_step()
         if self._clear_blocks is not None:
-            new = [
-                sequence
+            unfilled = [
+                blocks
                 for row, request in enumerate(requests)
                 if request is not None and request.prompt_embeds is None
-                for sequence in request.sequences(row, self._block_size)
+                for blocks in self._unfilled_blocks(request, row)
             ]
-            if new:
-                self._clear_blocks(self._attention.blocks(new))
+            if unfilled:
+                self._clear_blocks(torch.cat(unfilled).long())
         self._replay = self._find_graph(known, len(requests))
         if len(known) == len(requests) and any(r.num_sequences > 1 for r in known):
             inputs = self._attention.inputs(self._sequences(known))
@@ -351,6 +351,16 @@ class DenoisingState(ModelState):
         """What attends in this step: every sequence of the batch, as it is now."""
         parts = [r.sequences(row, self._block_size) for row, r in enumerate(requests)]
         return [sequence for part in parts for sequence in part]
+
+    def _unfilled_blocks(
+        self, request: DenoisingRequest, row: int
+    ) -> list[torch.Tensor]:
+        """KV blocks whose end a new request may not write, but attention read: the last
+        one of each sequence, or any if it will be shorter."""
+        assert self._attention is not None
+        sequences = request.sequences(row, self._block_size)
+        blocks = [self._attention.blocks(sequence) for sequence in sequences]
+        return blocks if request.pruning else [part[-1:] for part in blocks]
 
     def _attention_inputs(self) -> AttentionInputs:
         """The step's, as its requests are now: pruned on the way."""
