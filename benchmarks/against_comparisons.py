@@ -4,9 +4,9 @@
 import argparse
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from common import noise_images
+from common import Target, noise_images
 from engine import Run, ask
 from PIL import Image
 from plain_loop import LogitsRows, PlainLladav
@@ -19,24 +19,6 @@ EXACT: dict[str, Any] = {"cache": "none", "block_length": GEN_LENGTH}
 DUAL: dict[str, Any] = {"cache": "dual", "refresh_interval": 25, "steps": GEN_LENGTH}
 
 Figures = dict[str, Any]
-
-
-class Target(NamedTuple):
-    """A ratio, and what it should be at least or at most."""
-
-    name: str
-    ratio: float
-    goal: float
-    at_most: bool = False
-
-    @property
-    def is_reached(self) -> bool:
-        return self.ratio <= self.goal if self.at_most else self.ratio >= self.goal
-
-    def __str__(self) -> str:
-        sign = "<=" if self.at_most else ">="
-        verdict = "reached" if self.is_reached else "NOT reached"
-        return f"{self.name}: {self.ratio:.2f} (target {sign} {self.goal:g}): {verdict}"
 
 
 def send(llm: Any, images: Sequence[Image.Image], options: dict[str, Any]) -> Run:
@@ -101,9 +83,8 @@ def compare_concurrent(
     """Requests at once against as many, one at a time; ``goal`` is that of their ratio.
     With ``plain``, the latter are asked of it as well, and their tokens compared."""
     options = {**EXACT, "steps": steps}
-    if not args.quick:  # Kernels are prepared.
-        send(llm, draw(CONCURRENCY), {**options, "steps": 1})
-        send(llm, draw(1), {**options, "steps": 1})
+    for number in (CONCURRENCY, 1):  # Kernels are prepared.
+        send(llm, draw(number), {**options, "steps": 1})
     walls: dict[str, list[float]] = {"at once": [], "one by one": []}
     equal = []
     for _ in range(args.repeats):
@@ -158,7 +139,7 @@ def compare_approximate(
     presets = {
         name: options
         for name, options in approximate_presets(args.threshold)
-        if not args.quick or name.endswith("of 32")
+        if not args.quick or name.endswith("of 16")
     }
 
     def share(options: dict[str, Any]) -> tuple[float, float]:
@@ -172,7 +153,6 @@ def compare_approximate(
     walls: dict[str, list[float]] = {}
     num_steps: dict[str, list[float]] = {}
     for repeat in range(args.repeats):
-        warms_up = repeat == 0 and not args.quick
         (image,) = noise_images(FOUR_TILES, 1)
         (prompt,) = send(llm, [image], {**EXACT, "steps": 1}).prompts
         for rows in PLAIN_ROWS:
@@ -184,12 +164,12 @@ def compare_approximate(
             walls.setdefault(name, []).append(result.scaled(GEN_LENGTH))
         for name, rate in () if args.quick else (("exact", 0.0), ("pruned", args.rate)):
             options = {**EXACT, "prune_rate": rate}
-            if warms_up:
+            if repeat == 0:
                 share({**options, "steps": 1})
             walls.setdefault(f"{name} (scaled)", []).append(scaled(options))
         for name, preset in presets.items():
             options = {**preset, "prune_rate": args.rate}
-            if warms_up:
+            if repeat == 0:
                 share({**options, "steps": GEN_LENGTH // 8})
             seconds, steps = share(options)
             walls.setdefault(name, []).append(seconds)

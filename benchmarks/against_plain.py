@@ -38,12 +38,11 @@ from against_comparisons import (
     GEN_LENGTH,
     SQUARE,
     Figures,
-    Target,
     compare_approximate,
     compare_concurrent,
     compare_exact,
 )
-from common import MODEL_ARGUMENT, noise_images, with_environment
+from common import MODEL_ARGUMENT, Target, noise_images, with_environment
 from engine import DEPLOYED, TEXT_TOKENS, engine_options
 from PIL import Image
 from plain_loop import PlainLladav, keep_freed_memory
@@ -80,8 +79,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="2 steps, 1 repeat, no warm-up where that takes long, not lladav-tiny, "
-        "one approximate preset",
+        help="2 steps, 1 repeat, one approximate preset",
     )
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
@@ -131,7 +129,7 @@ def compare(args: argparse.Namespace) -> Iterator[tuple[str, Figures, list[Targe
             yield "concurrent", *compare_concurrent(llm, draw, args.steps, 1.15, args)
         if "approximate" in args.only:
             yield "approximate", *compare_approximate(llm, plain, args)
-    if "concurrent" in args.only and not args.quick:
+    if "concurrent" in args.only:
         plain = PlainLladav(TRAINED)
         geometry = plain.vision.geometry
         num_visual = num_visual_tokens(*largest_image(geometry), geometry)
@@ -144,12 +142,14 @@ def compare(args: argparse.Namespace) -> Iterator[tuple[str, Figures, list[Targe
 def main() -> None:
     args = parse_args()
     sys.stdout.reconfigure(line_buffering=True)  # Takes minutes; may be piped.
-    report: Figures = with_environment(args, comparisons={})
+    report: Figures = with_environment(args, comparisons={}, targets=[])
     for name, figures, targets in compare(args):
         for target in targets:
             print(f"{name}: {target}")
-        judged = [{**t._asdict(), "is_reached": t.is_reached} for t in targets]
-        report["comparisons"][name] = {**figures, "targets": judged}
+        report["comparisons"][name] = figures
+        report["targets"] += [
+            {**target.as_json(), "name": f"{name}: {target.name}"} for target in targets
+        ]
         if args.output:  # After each: what was measured outlives an interruption.
             args.output.write_text(json.dumps(report, indent=2))
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -74,6 +74,28 @@ def render_question(tokenizer: Any) -> str:
         add_generation_prompt=True,
     )
     return text
+
+
+class Target(NamedTuple):
+    """A figure that others can be compared with, and what it should be at least or at
+    most."""
+
+    name: str
+    ratio: float
+    goal: float
+    at_most: bool = False
+
+    @property
+    def is_reached(self) -> bool:
+        return self.ratio <= self.goal if self.at_most else self.ratio >= self.goal
+
+    def __str__(self) -> str:
+        sign = "<=" if self.at_most else ">="
+        verdict = "reached" if self.is_reached else "NOT reached"
+        return f"{self.name}: {self.ratio:.2f} (target {sign} {self.goal:g}): {verdict}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {**self._asdict(), "is_reached": self.is_reached}
 
 
 def with_environment(args: Any, **figures: Any) -> dict[str, Any]:

@@ -11,7 +11,9 @@ A rank is bound to its cores by ``VLLM_CPU_OMP_THREADS_BIND``.
 import argparse
 import os
 import re
+import statistics
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +23,7 @@ import requests
 from common import (
     MODEL_ARGUMENT,
     QUESTION,
+    Target,
     noise_images,
     parse_size,
     write_figures,
@@ -127,10 +130,29 @@ def show(row: dict[str, Any]) -> None:
     )
 
 
+def compare(rows: list[dict[str, Any]], mode: str) -> Iterator[Target]:
+    """The throughput of one engine against that of several, means of the runs."""
+    runs: dict[int, list[float]] = {}
+    for row in rows:
+        if row["mode"] == mode:
+            runs.setdefault(row["ranks"], []).append(row["seconds"])
+    seconds = {ranks: statistics.mean(times) for ranks, times in runs.items()}
+    for ranks in seconds.keys() - {1}:
+        if 1 in seconds:
+            name = f"{mode}: throughput, one engine / {ranks} ranks"
+            yield Target(name, seconds[ranks] / seconds[1], 0.95)
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", **MODEL_ARGUMENT)
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument(
+        "--ranks",
+        type=int,
+        nargs="+",
+        default=[1, 2],
+        help="one server after the other; 1 2 1 2 takes the means of two runs each",
+    )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--requests", type=int, default=8, help="all at once")
     parser.add_argument(
@@ -161,15 +183,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     rows = [row for ranks in args.ranks for row in measure(args, ranks)]
-    first = {row["mode"]: row for row in rows if row["ranks"] == args.ranks[0]}
-    for row in rows:
-        if row["ranks"] != args.ranks[0]:
-            ratio = first[row["mode"]]["seconds"] / row["seconds"]
-            print(
-                f"{row['mode']}: {row['ranks']} ranks are {ratio:.2f} times as fast "
-                f"as {args.ranks[0]}"
-            )
-    write_figures(args, runs=rows)
+    targets = [target for mode in args.modes for target in compare(rows, mode)]
+    for target in targets:
+        print(target)
+    write_figures(args, runs=rows, targets=[target.as_json() for target in targets])
 
 
 if __name__ == "__main__":

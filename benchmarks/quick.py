@@ -17,8 +17,9 @@ HERE = Path(__file__).resolve().parent
 
 def parts(results: Path) -> dict[str, list[str]]:
     """Scripts and their arguments."""
-    step = ["--model", "mid", "--image", "384x384", "--requests", "1", "4"]
-    step += ["--gen-length", "8", "--repeats", "1"]
+    step = ["--model", "mid", "--image", "384x384", "--requests", "1", "8"]
+    step += ["--gen-length", "16", "--repeats", "1"]
+    step += ["--xargs", '{"cache": "dual", "refresh_interval": 100}']
     return {
         "against_plain.py": [
             *("--quick", "--output", str(results / "against_plain.json")),
@@ -26,7 +27,13 @@ def parts(results: Path) -> dict[str, list[str]]:
         "step_overhead.py": [
             *(*step, "--output", str(results / "step_overhead.json")),
         ],
-        "serve_load.py": ["--quick", "--results", str(results)],
+        "data_parallel.py": [
+            *("--quick", "--modes", "exact"),
+            *("--output", str(results / "data_parallel.json")),
+        ],
+        "serve_load.py": [
+            *("--quick", "--pictures", "drawn", "--results", str(results)),
+        ],
         "report.py": [str(results)],
     }
 

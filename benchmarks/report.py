@@ -9,7 +9,9 @@ Reads the JSON files that are there, in that directory and below, and writes
 
 import argparse
 import json
+import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,25 @@ GOODPUT_COLUMNS = {
     "503s": ("refusals", 1, "d"),
     "503 p50, ms": ("refusal_p50_s", 1e3, ".0f"),
     "waiting, at most": ("waiting_peak", 1, "d"),
+}
+COMPARISON_COLUMNS = {
+    "comparison": ("comparison", 1, "s"),
+    "": ("run", 1, "s"),
+    "seconds": ("seconds", 1, ".2f"),
+}
+RANK_COLUMNS = {
+    "engines": ("ranks", 1, "d"),
+    "cores": ("binding", 1, "s"),
+    "denoising": ("mode", 1, "s"),
+    "seconds": ("seconds", 1, ".2f"),
+    "requests/s": ("requests_per_s", 1, ".3f"),
+}
+TARGET_COLUMNS = {
+    "file": ("file", 1, "s"),
+    "ratio": ("name", 1, "s"),
+    "measured": ("ratio", 1, ".2f"),
+    "goal": ("goal", 1, "s"),
+    "reached": ("verdict", 1, "s"),
 }
 
 
@@ -243,19 +264,31 @@ def report_goodput(figures: Json, stem: Path) -> list[str]:
 
 
 def report_comparisons(figures: Json, stem: Path) -> list[str]:
-    columns = {
-        "comparison": ("comparison", 1, "s"),
-        "ratio": ("name", 1, "s"),
-        "measured": ("ratio", 1, ".2f"),
-        "goal": ("goal", 1, "g"),
-        "reached": ("reached", 1, "s"),
-    }
     rows = [
-        {"comparison": name, **target, "reached": str(target["is_reached"]).lower()}
+        {"comparison": name, "run": run, "seconds": statistics.median(seconds)}
         for name, comparison in figures["comparisons"].items()
-        for target in comparison["targets"]
+        for run, seconds in comparison["walls"].items()
     ]
-    return table(rows, columns)
+    return table(rows, COMPARISON_COLUMNS)
+
+
+def report_ranks(figures: Json, stem: Path) -> list[str]:
+    return table(figures["runs"], RANK_COLUMNS)
+
+
+def targets_of(path: Path) -> list[Json]:
+    """What a file compares, and what it aims at."""
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        return [
+            {
+                **target,
+                "file": path.name,
+                "goal": f"{'<=' if target['at_most'] else '>='} {target['goal']:g}",
+                "verdict": "yes" if target["is_reached"] else "no",
+            }
+            for target in json.loads(path.read_text()).get("targets", ())
+        ]
+    return []  # Its section says why.
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Json, Path], list[str]]]] = {
@@ -264,6 +297,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Json, Path], list[str]]]] = {
     "soak": ("Soak", report_soak),
     "goodput": ("Overload", report_goodput),
     "against_plain": ("Against a plain loop", report_comparisons),
+    "data_parallel": ("One engine, and several", report_ranks),
 }
 
 
@@ -292,13 +326,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("results", type=Path, nargs="?", default=Path("results/bench"))
     args = parser.parse_args()
-    lines = ["# Benchmarks", ""]
+    sections, ratios = [], []
     for name, (title, _) in SECTIONS.items():
         paths = sorted(args.results.rglob(f"{name}*.json"))
         for path in paths:
-            lines += report_file(path)
+            sections += report_file(path)
+            ratios += targets_of(path)
         if not paths:
-            lines += [f"## {title}", "", f"No {name}*.json.", ""]
+            sections += [f"## {title}", "", f"No {name}*.json.", ""]
+    lines = ["# Benchmarks", ""]
+    if ratios:
+        lines += ["## Ratios", "", *table(ratios, TARGET_COLUMNS)]
+    lines += sections
     args.results.mkdir(parents=True, exist_ok=True)
     path = args.results / "report.md"
     path.write_text("\n".join(lines))

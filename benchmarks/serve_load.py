@@ -37,7 +37,7 @@ from vllm_lladav.model.families import resolve_alias
 
 PRESETS = ("exact", "pruned", "fast", "fast+pruned")
 PERCENTILES = (50, 95, 99)
-QUICK = {"concurrency": [1, 8], "per_slot": 2, "least": 4, "output_len": 32}
+QUICK = {"concurrency": [1, 32], "per_slot": 4, "output_len": 32}
 
 
 def preset_xargs(preset: str, prune_rate: float) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--max-num-batched-tokens", type=int, default=16384, help="of an iteration"
     )
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument(
         "--server-args", type=shlex.split, default=[], help="as --server-args='--x 1'"
     )
