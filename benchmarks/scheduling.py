@@ -40,6 +40,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 
 from vllm_lladav.denoising.marks import FinishMark, block_mark
 from vllm_lladav.denoising.params import RESOLVED_KEY, DenoisingParams
+from vllm_lladav.options.reading import ADDITIONAL_CONFIG_KEY
 from vllm_lladav.plugin import register
 from vllm_lladav.pruning.params import PruneStage, PruningParams
 from vllm_lladav.scheduler.batch import Batch
@@ -216,6 +217,8 @@ class RealServer:
         self.num_started = 0
         options = engine_options(LONGEST, args.max_num_seqs)
         options["max_num_batched_tokens"] = args.token_budget
+        plugin = options["additional_config"][ADDITIONAL_CONFIG_KEY]
+        plugin["full_step_tokens"] = args.full_step_tokens
         self.llm = start_engine(checkpoint("mid"), CORE_HERE, **options)
         self.prompt = render_question(self.llm.get_tokenizer())
 
@@ -274,6 +277,9 @@ def make_config(args: argparse.Namespace) -> Any:
         max_num_seqs=args.max_num_seqs,
         max_num_batched_tokens=args.token_budget,
         kv_cache_memory_bytes=1 << 28,
+        additional_config={
+            ADDITIONAL_CONFIG_KEY: {"full_step_tokens": args.full_step_tokens}
+        },
     ).create_engine_config()
     config.cache_config.num_gpu_blocks = args.kv_blocks
     return config
@@ -337,22 +343,34 @@ def confirm(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--base", type=float, default=0.003)
-    parser.add_argument("--full", type=float, default=0.00055)
-    parser.add_argument("--cached", type=float, default=0.0009)
-    parser.add_argument("--knee", type=int, default=16)
+    seconds = {"type": float, "metavar": "SECONDS"}
+    parser.add_argument("--base", default=0.003, help="of an iteration", **seconds)
+    parser.add_argument(
+        "--full", default=0.00055, help="of a token of a full step", **seconds
+    )
+    parser.add_argument(
+        "--cached", default=0.0009, help="of a token of a cached step", **seconds
+    )
+    parser.add_argument(
+        "--knee", type=int, default=16, help="tokens that cost as much as fewer"
+    )
     parser.add_argument("--gen-length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=32)
-    parser.add_argument("--load", type=float, default=0.7)
+    parser.add_argument(
+        "--load", type=float, default=0.7, help="share of round-robin's capacity"
+    )
     parser.add_argument("--requests", type=int, default=400)
-    parser.add_argument("--burst", type=int, default=8)
+    parser.add_argument("--burst", type=int, default=8, help="requests at once")
     parser.add_argument("--max-num-seqs", type=int, default=128)
     parser.add_argument("--token-budget", type=int, default=16384)
     parser.add_argument("--kv-blocks", type=int, default=1000, help="of 128 tokens")
+    parser.add_argument(
+        "--full-step-tokens", type=int, default=2048, help="as the server's flag"
+    )
     parser.add_argument("--engine", action="store_true", help="run a real one")
     parser.add_argument("--rate", type=float, help="requests per second, with --engine")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--loads", nargs="+")
+    parser.add_argument("--loads", nargs="+", help="exact, pruned, ... (default: all)")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
     modes = make_modes(args.gen_length, args.steps)
