@@ -6,9 +6,9 @@ the other, but then all of them end last. So few requests at a time have full st
 those first that need the least of them, which for equal requests is first come, first
 served.
 
-Nobody starves: where iterations with full steps have passed over the first come
-:data:`MOST_PASSED_OVER` times in a row, it goes first, so that it ends sooner or later,
-and another one is the first come.
+Nobody starves: where full steps of others have passed over the first come
+:data:`MOST_PASSED_OVER` times in a row, be it in one iteration, the next one is its
+own. So it ends sooner or later, and another one is the first come.
 
 A full step takes as long as tens of cached ones. Iterations of cached steps only may
 therefore come between two with full steps, until they have cost as much as the full
@@ -17,12 +17,13 @@ They may as long as that wastes little: cached steps that do not fill the machin
 less beside a full one, for which others are waiting.
 """
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-MOST_PASSED_OVER = 3
-"""Iterations with full steps in a row without one of the first come. So it has at least
-a quarter of them, and those that need little still have the others."""
+MOST_PASSED_OVER = 2
+"""Full steps in a row without one of the first come. So it has at least a third of
+them, and those that need little still have the others."""
 
 
 class Turn(NamedTuple):
@@ -66,12 +67,19 @@ class Turns:
 
     def ordered(self, due: Iterable[Turn]) -> list[Turn]:
         """Full steps in the order in which they run as far as there is room."""
-        turns = sorted(due)
-        if turns and self._num_passed_over >= MOST_PASSED_OVER:
-            first_come = _first_come(turns)
-            turns.remove(first_come)
-            turns.insert(0, first_come)
-        return turns
+        by_work = deque(sorted(due))
+        by_arrival = _ByArrival(by_work, self._num_passed_over)
+        num_due, ordered = len(by_work), list[Turn]()
+        while len(ordered) < num_due:
+            if by_arrival.num_passed_over >= MOST_PASSED_OVER:
+                turn = by_arrival.first
+            else:
+                turn = by_work.popleft()
+                if by_arrival.is_taken(turn):
+                    continue
+            by_arrival.take(turn)
+            ordered.append(turn)
+        return ordered
 
     def are_held(self, ordered: list[Turn], cached_rows: int, priority: int) -> bool:
         """Whether full steps wait while requests that are between theirs go on.
@@ -105,8 +113,11 @@ class Turns:
             is_cached_left: whether there was no room for some cached step.
         """
         if full_rows:
-            is_passed_over = _first_come(ordered).request_id not in full_rows
-            self._num_passed_over = is_passed_over * (self._num_passed_over + 1)
+            by_arrival = _ByArrival(ordered, self._num_passed_over)
+            for turn in ordered:
+                if turn.request_id in full_rows:
+                    by_arrival.take(turn)
+            self._num_passed_over = by_arrival.num_passed_over
             self._full_rows = sum(full_rows.values())
             self._cached_cost = 0
         elif cached_rows:
@@ -114,6 +125,30 @@ class Turns:
         self._is_cached_first = is_cached_left and not self._is_cached_first
 
 
-def _first_come(turns: Iterable[Turn]) -> Turn:
-    """Of the most important ones."""
-    return min(turns, key=lambda turn: (turn.priority, turn.arrival))
+class _ByArrival:
+    """Turns that are not taken yet, the first come of the most important ones first.
+
+    Attributes:
+        num_passed_over: turns in a row that were not those of the first come.
+    """
+
+    def __init__(self, turns: Iterable[Turn], num_passed_over: int) -> None:
+        self.num_passed_over = num_passed_over
+        self._turns = deque(
+            sorted(turns, key=lambda turn: (turn.priority, turn.arrival))
+        )
+        self._taken: set[str] = set()
+
+    @property
+    def first(self) -> Turn:
+        while self.is_taken(self._turns[0]):
+            self._turns.popleft()
+        return self._turns[0]
+
+    def is_taken(self, turn: Turn) -> bool:
+        return turn.request_id in self._taken
+
+    def take(self, turn: Turn) -> None:
+        is_first = turn is self.first
+        self.num_passed_over = 0 if is_first else self.num_passed_over + 1
+        self._taken.add(turn.request_id)

@@ -19,9 +19,10 @@ def names(turns: list[Turn]) -> list[str]:
     return [turn.request_id for turn in turns]
 
 
-def run(turns: Turns, ordered: list[Turn], rows: int = 100) -> None:
-    """The first one's step."""
-    turns.count(ordered, {ordered[0].request_id: rows}, 0, False)
+def run(turns: Turns, ordered: list[Turn], rows: int = 100, width: int = 1) -> None:
+    """The steps of the first ones."""
+    full_rows = {turn.request_id: rows for turn in ordered[:width]}
+    turns.count(ordered, full_rows, 0, False)
 
 
 def test_least_work_goes_first():
@@ -50,6 +51,19 @@ def test_the_first_come_is_not_passed_over_for_ever():
         run(turns, ordered)
 
 
+def test_several_full_steps_in_an_iteration():
+    """Those who came first have their share of each, in order."""
+    turns = Turns(KNEE)
+    due = [turn(name, 900, arrival) for arrival, name in enumerate("ABC")]
+    due += [turn(name, 100, 5 + arrival) for arrival, name in enumerate("abcdefg")]
+    order = names(turns.ordered(due))
+    assert order == list("abAcdBefCg")
+    # The next iteration goes on where the last one ended.
+    run(turns, turns.ordered(due), width=5)
+    left = [turn for turn in due if turn.request_id not in order[:5]]
+    assert names(turns.ordered(left)) == list("BefCg")
+
+
 def test_it_goes_first_until_it_runs():
     turns = Turns(KNEE)
     due = [turn("first", 900, 0), turn("short", 100, 5)]
@@ -65,12 +79,15 @@ def test_it_goes_first_until_it_runs():
         st.tuples(st.integers(0, 30), st.integers(1, 5), st.integers(1, 20)),
         min_size=1,
         max_size=12,
-    )
+    ),
+    st.integers(1, 5),
 )
-def test_nobody_waits_for_those_who_come_later(requests: list[tuple[int, int, int]]):
-    """Beside an endless stream of the shortest requests, and with one full step in an
-    iteration, a request waits for no more than four times the steps of those that were
-    there before it."""
+def test_nobody_waits_for_those_who_come_later(
+    requests: list[tuple[int, int, int]], width: int
+):
+    """Beside an endless stream of the shortest requests, and with ``width`` full steps
+    in an iteration, a request waits for no more than three times the steps of those
+    that were there before it."""
     turns = Turns(KNEE)
     requests.sort(key=lambda request: request[0])
     steps_left: dict[str, int] = {}
@@ -89,11 +106,13 @@ def test_nobody_waits_for_those_who_come_later(requests: list[tuple[int, int, in
             for name, left in steps_left.items()
             if left
         ]
-        short = turn("short", 0, 2 * len(requests) + iteration)
-        ordered = turns.ordered([*due, short])
-        run(turns, ordered)
-        if ordered[0].request_id != "short":
-            steps_left[ordered[0].request_id] -= 1
+        last = 2 * len(requests) + width * iteration
+        short = [turn(f"short{i}", 0, last + i) for i in range(width)]
+        ordered = turns.ordered([*due, *short])
+        run(turns, ordered, width=width)
+        for name in names(ordered[:width]):
+            if name in steps_left:
+                steps_left[name] -= 1
         for waiting in due:
             waits[waiting.request_id] += 1
     assert not any(steps_left.values())
