@@ -261,7 +261,7 @@ def _check_fits(params: DenoisingParams, prompt_len: int, limits: Limits) -> Non
 
 
 def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
-    return tuple(tokenizer.encode(text, add_special_tokens=False))
+    return tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
 
 
 def _invalid(parameter: str, value: object, allowed: str) -> VLLMValidationError:

@@ -2,6 +2,7 @@
 """How an option is declared: a field of a dataclass, with what is to be known of it."""
 
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any
 
 from vllm_lladav.options.kinds import Kind
@@ -46,8 +47,9 @@ def option(default: Any, kind: Kind, help: str, **others: Any) -> Any:
     return field(default=default, metadata=declared)
 
 
+@cache
 def options_of(holder: type) -> dict[str, Option]:
-    """The options among the fields of a dataclass, by name."""
+    """The options among the fields of a dataclass, by name; not to be changed."""
     return {
         item.name: Option(name=item.name, default=item.default, **item.metadata)
         for item in fields(holder)

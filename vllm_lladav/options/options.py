@@ -205,7 +205,9 @@ class RequestOptions(PruningOptions, DenoisingOptions):
     given: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        for name, declared in options_of(type(self)).items():
+        # mypy takes the class for one of its instances.
+        options = options_of(type(self))  # type: ignore[arg-type]
+        for name, declared in options.items():
             value = getattr(self, name)
             if value is not None or declared.default is not None:
                 object.__setattr__(self, name, declared.kind.check(name, value))

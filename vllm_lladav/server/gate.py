@@ -11,6 +11,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+import torch
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from vllm import envs
@@ -78,6 +79,9 @@ class Gate:
     ) -> None:
         """From the start of the server to its end."""
         show_counters(_model_name(engine))
+        # Of what it does to pictures. More of them would be in the way of the engine's,
+        # which wait for one another.
+        torch.set_num_threads(1)
         overdue_s = server_of(engine.vllm_config).step_overdue_seconds
         pulse = asyncio.create_task(feel_pulse(engine, overdue_s))
         try:
