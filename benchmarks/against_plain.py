@@ -65,6 +65,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--plain-steps", type=int, default=2, help="that are scaled")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        help="of the engine; the plain loop's is float32, and tokens are equal with "
+        "float32 only (default: float32)",
+    )
     parser.add_argument("--rate", type=float, default=0.75, help="prune rate")
     parser.add_argument("--threshold", type=float, default=0.1, help="of confidence")
     parser.add_argument(
@@ -90,11 +96,14 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def running(model: str | Path, num_visual: int) -> AbstractContextManager[Any]:
+def running(
+    model: str | Path, num_visual: int, dtype: str
+) -> AbstractContextManager[Any]:
     """An engine as it is deployed, for requests of ``num_visual`` visual tokens at
     most."""
     longest = num_visual + TEXT_TOKENS + GEN_LENGTH
-    return running_engine(model, DEPLOYED, **engine_options(longest, CONCURRENCY))
+    options = engine_options(longest, CONCURRENCY, dtype=dtype)
+    return running_engine(model, DEPLOYED, **options)
 
 
 def drawn_images(number: int) -> list[Image.Image]:
@@ -119,7 +128,7 @@ def compare(args: argparse.Namespace) -> Iterator[tuple[str, Figures, list[Targe
     plain = PlainLladav(Path(args.model))
     sizes = SQUARE, FOUR_TILES
     num_visual = max(num_visual_tokens(*s, plain.vision.geometry) for s in sizes)
-    with running(args.model, num_visual) as llm:
+    with running(args.model, num_visual, args.dtype) as llm:
         if not args.fresh_memory:
             keep_freed_memory()  # Of this process, not the engine's.
         if "exact" in args.only:
@@ -133,7 +142,7 @@ def compare(args: argparse.Namespace) -> Iterator[tuple[str, Figures, list[Targe
         plain = PlainLladav(TRAINED)
         geometry = plain.vision.geometry
         num_visual = num_visual_tokens(*largest_image(geometry), geometry)
-        with running(TRAINED, num_visual) as llm:
+        with running(TRAINED, num_visual, args.dtype) as llm:
             # The model is so small that a whole answer takes a second.
             found = compare_concurrent(llm, drawn_images, GEN_LENGTH, 3.5, args, plain)
             yield "concurrent, lladav-tiny", *found
