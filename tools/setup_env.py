@@ -33,6 +33,8 @@ NETWORK_HINT = (
     "through the settings that `pip config list` shows. Running `make setup` again "
     "continues here."
 )
+PIP_REQUIREMENT = "pip>=23.1"
+"""Older ones, such as Debian 12's, search for versions that agree without end."""
 TORCH_HINT = (
     "The CPU build of torch is not on the default package index. Add PyTorch's CPU "
     "wheel index and run again:\n"
@@ -79,6 +81,12 @@ class Venv:
             [sys.executable, "-m", "venv", "--clear", self.root],
             "Python's venv module has to work (on Debian and Ubuntu: install the "
             "python3-venv package).",
+        )
+        # Nothing is looked up where it is new enough.
+        self.pip(
+            f"Making sure of {PIP_REQUIREMENT}",
+            *("-qq", "install", PIP_REQUIREMENT),
+            hint=NETWORK_HINT,
         )
 
     def pip_install(self, step: str, *arguments: str | Path, hint: str) -> None:
