@@ -101,27 +101,38 @@ def test_exact_requests_beside_cached_ones(limited: Engine, golden_cases):
 
 
 @pytest.mark.skipif(not current_platform.is_cpu(), reason="attention of CPUs")
-def test_full_steps_do_not_read_the_kv_blocks(
-    limited: Engine, golden_cases, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_torch_faster", [True, False])
+def test_full_steps_by_torch_or_by_vllm(
+    start_engine,
+    tiny_checkpoint,
+    golden_cases,
+    monkeypatch: pytest.MonkeyPatch,
+    is_torch_faster: bool,
 ):
-    """vLLM builds the metadata of the attention that the worker's state chose."""
-    from vllm_lladav.worker.cpu_attention import (
-        SplitAttentionImpl,
-        SplitAttentionMetadata,
-    )
+    """Whichever is the faster one here: vLLM builds the metadata of the attention that
+    the worker's state chose, and tokens are the official ones."""
+    from vllm_lladav.worker import cpu_attention
 
+    monkeypatch.setattr(cpu_attention, "is_torch_faster", lambda: is_torch_faster)
+    engine = start_engine(tiny_checkpoint)
     is_split: list[bool] = []
-    forward = SplitAttentionImpl.forward
+    owner = type(engine.model.attentions()[0].impl)
+    forward = owner.forward
 
     def record(self: Any, *args: Any, **kwargs: Any) -> Any:
         metadata = kwargs.get("attn_metadata", args[5] if len(args) > 5 else None)
-        is_split.append(isinstance(metadata, SplitAttentionMetadata))
+        is_split.append(isinstance(metadata, cpu_attention.SplitAttentionMetadata))
         return forward(self, *args, **kwargs)
 
-    monkeypatch.setattr(SplitAttentionImpl, "forward", record)
-    limited.answer(prompt_of(case := golden_cases["text_32_32_32"]), _cached(case))
-    num_layers = len(limited.model.attentions())
-    assert is_split == [True] * num_layers + [False] * (31 * num_layers)
+    monkeypatch.setattr(owner, "forward", record)
+    case, num_layers = golden_cases["text_32_32_32"], len(engine.model.attentions())
+    assert tuple(engine.answer_case(case).token_ids) == case.output_ids
+    assert is_split == [is_torch_faster] * (32 * num_layers)
+    is_split.clear()
+    engine.answer(prompt_of(case), _cached(case))
+    # Cached steps read the KV blocks.
+    first = [is_torch_faster] * num_layers
+    assert is_split[: 2 * num_layers] == first + [False] * num_layers
 
 
 def _cached(case):

@@ -79,8 +79,8 @@ class Gate:
     ) -> None:
         """From the start of the server to its end."""
         show_counters(_model_name(engine))
-        # Of what it does to pictures. More of them would be in the way of the engine's,
-        # which wait for one another.
+        # For pictures. More threads would be in the way of the engine's, which wait for
+        # one another.
         torch.set_num_threads(1)
         overdue_s = server_of(engine.vllm_config).step_overdue_seconds
         pulse = asyncio.create_task(feel_pulse(engine, overdue_s))

@@ -146,8 +146,8 @@ class SplitAttentionImpl(CPUAttentionBackendImpl):
         return output
 
 
-def is_needed() -> bool:
-    """Whether torch's attention is faster than vLLM's on this CPU."""
+def is_torch_faster() -> bool:
+    """Than vLLM's kernel, in full steps on this CPU."""
     return not torch.cpu._is_avx512_supported()
 
 

@@ -63,7 +63,7 @@ class DenoisingState(ModelState):
         if self._attentions[0].attn_backend.get_name() == "CPU_ATTN":
             from vllm_lladav.worker import cpu_attention
 
-            if cpu_attention.is_needed():
+            if cpu_attention.is_torch_faster():
                 # In time: vLLM asks the layers for their backend once it makes the KV
                 # cache.
                 cpu_attention.attend_split(self._attentions)
